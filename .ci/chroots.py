@@ -80,29 +80,18 @@ def children() -> set[int]:
     return {int(number) for number in Path("/proc/thread-self/children").read_text().split()}
 
 
-def wait(process: subprocess.Popen[bytes], limit_s: float) -> int:
-    """Wait for a process's end as its `wait` does, and meanwhile for that of the orphans that this one was given."""
-    others, deadline = children(), time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(0.1)
-        for orphan in children() - others:  # what has ended is not gone before
-            os.waitpid(orphan, os.WNOHANG)
-    raise subprocess.TimeoutExpired(process.args, limit_s)
-
-
 @contextmanager
-def nothing_left() -> Iterator[None]:
+def nothing_left() -> Iterator[set[int]]:
     """Kill, at the end of the block, what it has started and left, also in process groups and sessions of their own.
 
     ninja starts each compiler in a group of its own. A process that is orphaned is handed to this one meanwhile, so
     that it is found however deep it was. A PID namespace would do the same, but hide the kernel's threads from the
-    tests.
+    tests. The value has the processes that there were before the block.
     """
     libc, before = ctypes.CDLL(None), children()
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        yield
+        yield before
     finally:
         while left := children() - before:  # whose own children come to this process as they end
             for process in left:
@@ -112,6 +101,17 @@ def nothing_left() -> Iterator[None]:
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
+def wait(process: subprocess.Popen[bytes], limit_s: float, others: set[int]) -> int:
+    """Wait for a process's end as its `wait` does, and meanwhile for that of every child but it and some others."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(0.1)
+        for orphan in children() - others - {process.pid}:  # what has ended is not gone before
+            os.waitpid(orphan, os.WNOHANG)
+    raise subprocess.TimeoutExpired(process.args, limit_s)
+
+
 def run(
     command: Sequence[str], log: Path, *, limit_s: float = 3600, environment: Mapping[str, str] | None = None
 ) -> int:
@@ -119,7 +119,7 @@ def run(
 
     The environment is not part of the command, and so not of the log: an address of pip's may have a password in it.
     """
-    with open(log, "ab") as output, nothing_left():
+    with open(log, "ab") as output, nothing_left() as others:
         output.write(f"\n$ {shlex.join(command)}\n".encode())
         output.flush()
         process = subprocess.Popen(
@@ -127,7 +127,7 @@ def run(
             start_new_session=True,
         )  # fmt: skip
         try:
-            return wait(process, limit_s)
+            return wait(process, limit_s, others)
         except subprocess.TimeoutExpired:
             output.write(f"ended: not done after {limit_s:g} s\n".encode())
             return 124

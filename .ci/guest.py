@@ -21,8 +21,8 @@ _MACHINES = {
         "qemu-system-arm",
     ),
 }
-#: Kernel arguments, which isolate CPU 1 as a user would. A busy host may fail the kernel's check of the timer.
-_ARGUMENTS = "quiet panic=-1 no_timer_check isolcpus=managed_irq,domain,1 rcu_nocbs=1"
+#: Kernel arguments, which isolate two CPUs as a user would. A busy host may fail the kernel's check of the timer.
+_ARGUMENTS = "quiet panic=-1 no_timer_check isolcpus=managed_irq,domain,1-2 rcu_nocbs=1-2"
 #: Parts of a system that the copy in memory does not need.
 _LEFT_OUT = (
     "boot", "dev", "native", "proc", "run", "sys", "tmp", "root/.cache", "usr/include", "usr/lib/gcc", "usr/lib/locale",
@@ -52,7 +52,7 @@ sleep 60
 
 
 class Guest:
-    """An emulated machine with two CPUs, one of them isolated, whose file system is a copy in memory of a system.
+    """An emulated machine with three CPUs, two of them isolated, whose file system is a copy in memory of a system.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class Guest:
         log = self.folder / "console"
         log.write_bytes(b"")
         command = [
-            self.program, *self.options, "-smp", "2", "-m", "3000", "-display", "none",
+            self.program, *self.options, "-smp", "3", "-m", "3000", "-display", "none",
             "-serial", f"file:{log}", "-no-reboot", "-nic", "none", "-kernel", str(self.kernel), "-initrd", str(image),
             "-append", f"console={self.console} {_ARGUMENTS}",
         ]  # fmt: skip

@@ -135,7 +135,7 @@ class Platform:
     parallel, alone : tuple of str
         Tests that run on all CPUs, and tests that run one at a time.
     only : tuple of str
-        Packages of the tests that are installed, if not all of them.
+        Packages of the tests that are installed: those that its tests use, if not all of them.
     kernel : str
         Debian's package of the kernel that the tests run on, in QEMU; this machine's kernel if empty.
     kernel_suite : str
@@ -265,8 +265,8 @@ class Bench:
         limits.append(f"--constraint={self.write('test', self.platform.constraints)}")
         self.pip(self.venv, "install", *limits, "numpy", "cython", "pytest>=8")
         requirements = test_requirements(tomllib.loads((ROOT / "pyproject.toml").read_text()))
-        missing = [item for item in requirements if self.platform.only and bare(item) not in self.platform.only]
-        wanted = [item for item in requirements if item not in missing]
+        wanted = [item for item in requirements if not self.platform.only or bare(item) in self.platform.only]
+        missing = []
         try:
             self.pip(self.venv, "install", *limits, *wanted, "numpy")
         except FailedError:
@@ -358,10 +358,9 @@ class EmulatedBench(Bench):
         self.shared = f"/var/tmp/compiled-{platform.name}"
 
     def prepare(self) -> list[str]:
-        """Copy the tests; return the packages of the tests that are left out."""
+        """Copy the tests; return no packages, because those that its tests use can all be had."""
         copy_project(self.chroot.path(self.source))
-        requirements = test_requirements(tomllib.loads((ROOT / "pyproject.toml").read_text()))
-        return sorted({bare(item) for item in requirements} - set(self.platform.only))
+        return []
 
     def install(self) -> Path:
         """Build the wheel, and install it with what its tests use; return its path."""
@@ -425,7 +424,7 @@ class NativeGuestBench(GuestBench):
     """A platform of this machine's architecture whose tests run on a kernel of its own, in an emulated machine."""
 
     def prepare(self) -> list[str]:
-        """Install what the wheel is built with and what its tests use; return the packages that are left out."""
+        """Install what the wheel is built with and what its tests use; return the packages that cannot be had."""
         return Bench.prepare(self)
 
     def install(self) -> Path:
