@@ -7,6 +7,7 @@ cdef class TelemetryReader:
     cdef rt_view_t view
     cdef readonly size_t size
     cdef int _attempts
+    cdef object _log
 
     cdef object _open(self, const void *address, size_t size)
     cdef object _check(self, const rt_bank_t *bank)

@@ -47,6 +47,7 @@ from rtloop.process.nap import nap
 from rtloop.stats.histogram import Histogram
 from rtloop.memory.process_lock import memory_lock
 from rtloop.system.fileio import read_text
+from rtloop.telemetry.record_log import LEAST, RecordLog
 from rtloop.telemetry.thread_usage import thread_usage
 
 record_dtype = np.dtype([("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
@@ -70,6 +71,7 @@ cdef class TelemetryReader:
 
     def __cinit__(self):
         self._attempts = _ATTEMPTS
+        self._log = RecordLog(record_dtype)
 
     cdef object _open(self, const void *address, size_t size):
         """Open a mapped block, without taking ownership. Returns None, or the fault as text."""
@@ -152,12 +154,21 @@ cdef class TelemetryReader:
 
     cdef object _records(self, uint64_t first, uint64_t last, uint64_t most):
         cdef uint64_t count = rt_view_count(&self.view, first, last, most)
-        cdef uint64_t copied
+        if count >= LEAST:
+            return self._log.read(self._copy_records, last, count)
         array = np.empty(count, record_dtype)
-        cdef size_t address = array.ctypes.data
-        with nogil:
-            copied = rt_view_copy_records(&self.view, <rt_record_t *>address, last, count)
+        copied = self._copy_records(array, last)
         return array if copied == count else array[:copied].copy()
+
+    def _copy_records(self, array, uint64_t last):
+        """Copy the records before number `last`, as many as fit into an array. Returns how many are at its beginning."""
+        if self.view.block is NULL:
+            raise ValueError("there is no block to read")
+        cdef size_t address = array.ctypes.data
+        cdef uint64_t count = len(array)
+        with nogil:
+            count = rt_view_copy_records(&self.view, <rt_record_t *>address, last, count)
+        return count
 
 
 cdef class TelemetryBlock(TelemetryReader):
