@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -152,11 +152,17 @@ def find_block_file(pid: int, kind: str, inode: int) -> BlockFile | None:
 
 
 def block_files(
-    pid: int, budget: Budget | None = None, uid: int | None = None, *, link: str | None = None
+    pid: int,
+    budget: Budget | None = None,
+    uid: int | None = None,
+    *,
+    link: str | None = None,
+    known: Mapping[int, int] | None = None,
 ) -> Iterator[BlockFile]:
     """Yield the files of a process that have the name of a telemetry block, each once, until a budget is spent.
 
-    `link` is the beginning of the name of another kind of block.
+    `link` is the beginning of the name of another kind of block. `known` has inodes by the number of the file; a file
+    that still has the number and the inode is left out.
 
     Raises
     ------
@@ -171,6 +177,9 @@ def block_files(
             return
         path = f"/proc/{pid}/fd/{name}"
         try:
+            inode = known.get(int(name)) if known else None
+            if inode is not None and os.stat(path).st_ino == inode:
+                continue
             # Any file can have this name: the kernel is asked for its mount before the file is opened.
             if os.readlink(path).startswith(link) and _mount_id(f"/proc/{pid}/fdinfo/{name}") == _memfd_mount_id():
                 inode = os.stat(path).st_ino

@@ -79,7 +79,7 @@ class Histogram:
         given = np.asarray(counts)
         if given.shape != (_BINS,):
             raise ValueError(f"counts has shape {given.shape}; a histogram has {_BINS} bins")
-        if given.dtype.kind not in "iu" or given.min() < 0:
+        if given.dtype.kind not in "iu" or (given.dtype.kind == "i" and given.min() < 0):
             raise ValueError("counts must be integers of at least 0")
         array = given.astype(np.uint64)
         array.flags.writeable = False

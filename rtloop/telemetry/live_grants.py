@@ -69,11 +69,13 @@ class LiveGrants:
         self._pid, self._tid, self._ranges = pid, tid, ranges
         self._warned: dict[str, object] = {}
         self._ended: tuple[str, tuple[int, ...]] | None = None
-        self._limits: dict[str, str] = {}
-        self._locked: str | None = None
+        self._files: dict[str, str] = {}
 
     def now(
-        self, report: Mapping[str, Any] | None = None, is_held: Callable[[], bool] = lambda: True
+        self,
+        report: Mapping[str, Any] | None = None,
+        is_held: Callable[[], bool] = lambda: True,
+        files: dict[str, str] | None = None,
     ) -> tuple[Grant, ...]:
         """Return the grants as the kernel has them now.
 
@@ -84,15 +86,17 @@ class LiveGrants:
         is_held : callable
             Returns False if another thread has begun to release what the grants are about. The grants are then those
             that were read before, because what is released would look lost.
+        files : dict, optional
+            Content by path of files in ``/proc`` that belong to a whole process. Those that are read are added, for the
+            next loop of the same process.
         """
         reader = copy.copy(self)  # several threads may ask at once
-        reader._ended = reader._locked = None
+        reader._ended, reader._files = None, {} if files is None else files
         if report is not None and report["attr"]["size"]:
             attr = report["attr"]
             times = attr["sched_runtime"], attr["sched_deadline"], attr["sched_period"]
             text = format_policy(attr["sched_policy"], attr["sched_priority"], times)
             reader._ended = text, mask_to_cpus(report["cpus"])
-        reader._limits = self._read_limits()
         grants = tuple(reader._again(grant) for grant in self._grants if grant.name in self._start)
         grants += tuple(self._find_more())
         if is_held():
@@ -159,13 +163,18 @@ class LiveGrants:
         detail = "; ".join([f"lost: was {start.granted}, is now {granted}", *causes, f"first seen {since}"])
         return start._replace(granted=granted, ok=False, detail=detail, fix=_FIX, lost=lost)
 
-    def _read_limits(self) -> dict[str, str]:
-        limits = {}
-        with suppress(OSError):
-            for line in read_text(f"/proc/{self._pid}/limits").splitlines():
-                if line.startswith("Max "):
-                    limits[line[:26].strip()] = line[26:].split()[0]
-        return limits
+    def _file(self, name: str) -> str:
+        """Return the content of a file of the process, read once for all grants."""
+        path = f"/proc/{self._pid}/{name}"
+        text = self._files.get(path)
+        if text is None:
+            text = self._files[path] = read_text(path)
+        return text
+
+    def _limit(self, name: str) -> str | None:
+        """Return a soft limit of the process, None if this kernel does not have it."""
+        rest = f"\n{self._file('limits')}".partition(f"\n{name} ")[2]
+        return rest.split(maxsplit=1)[0] if rest else None
 
     def _policy(self, start: Grant) -> Now:
         if self._ended is not None:
@@ -192,9 +201,7 @@ class LiveGrants:
         lost = f"{str(start.granted).removesuffix(', locked')}, not locked"
         if start.name == "memory_lock":
             lost = "nothing"
-        if self._locked is None:  # read once for all grants
-            self._locked = parse_field(read_text(f"/proc/{self._pid}/status"), "VmLck")
-        locked = self._locked
+        locked = parse_field(self._file("status"), "VmLck")
         if locked is None:
             return None
         if locked == "0 kB" and start.requested != "own":
@@ -220,11 +227,11 @@ class LiveGrants:
         return "nothing", False
 
     def _core_dumps(self, start: Grant) -> Now:
-        limit = self._limits.get("Max core file size")
+        limit = self._limit("Max core file size")
         return None if limit is None else ("off" if limit == "0" else limit, limit == "0")
 
     def _memlock_limit(self, start: Grant) -> Now:
-        limit = self._limits.get("Max locked memory")
+        limit = self._limit("Max locked memory")
         if limit is None:
             return None
         if limit == "unlimited":
@@ -239,7 +246,7 @@ class LiveGrants:
         return UNAVAILABLE, False, "other code has set a handler of SIGSYS, and takes the system calls of the step"
 
     def _rt_time(self, start: Grant) -> Now:
-        limit = self._limits.get("Max realtime timeout")
+        limit = self._limit("Max realtime timeout")
         if limit is None:
             return None
         is_enough = limit == "unlimited" or int(limit) > int(str(start.requested).split()[0])

@@ -76,13 +76,13 @@ class LoopReader:
         self._live = LiveGrants(said.grants, task.pid, task.tid, descriptors=said.descriptors)
         self.started_ns = said.started_ns
         self.policy = format_policy(policy, header["priority"])  # type: ignore[arg-type]
-        self._read_grants()
+        if task.is_alive:
+            self._read_grants(None)
 
-    def _read_grants(self) -> None:
-        """Read the grants again; those of a thread that has ended stay as they were seen last."""
-        if self._task.is_alive:
-            self.grants = self._live.now()
-            self.policy = next((str(grant.granted) for grant in self.grants if grant.name == "policy"), self.policy)
+    def _read_grants(self, files: dict[str, str] | None) -> None:
+        """Read the grants of a thread that is alive again; those of one that has ended stay as they were seen last."""
+        self.grants = self._live.now(files=files)
+        self.policy = next((str(grant.granted) for grant in self.grants if grant.name == "policy"), self.policy)
 
     @property
     def name(self) -> str:
@@ -189,6 +189,26 @@ class LoopReader:
         StateError
             After :meth:`close`.
         """
+        return self._read(records, None)
+
+    def sample(self, records: int, files: dict[str, str]) -> tuple[Stats, int | None]:
+        """Return the same statistics, and the CPU that the thread ran on last, for callers that read many loops.
+
+        Parameters
+        ----------
+        records : int
+            As of :meth:`read`.
+        files : dict
+            Content of files of processes, by path, which are read once for all their loops: new for each round.
+
+        Raises
+        ------
+        AttachError, StateError
+            As :meth:`read`.
+        """
+        return self._read(records, files), self._task.cpu_at_usage
+
+    def _read(self, records: bool | int, files: dict[str, str] | None) -> Stats:
         block = self._opened()
         if self.is_foreign and records is not False:
             records = MOST_FOREIGN_RECORDS if records is True else min(records, MOST_FOREIGN_RECORDS)
@@ -197,7 +217,8 @@ class LoopReader:
             state = self.state
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
-        self._read_grants()
+        if state == "running":
+            self._read_grants(files)
         stack = StackUse(int(self._settings.get("stack_bytes", 0)), None)
         return assemble_stats(
             self.settings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rtloop.errors import AttachError
@@ -41,13 +41,15 @@ def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
     except OSError as error:
         raise AttachError(f"running loops are found through /proc, which cannot be read: {error}") from error
     budget = Budget()
+    numbers: dict[int, dict[int, int]] = {}
     for file in known:
         budget.take_block(file.uid)
+        numbers.setdefault(file.pid, {})[file.fd] = file.inode
     for candidate in candidates:
         uid = user_of(candidate)
         budget.enter(uid)
         try:
-            files = list(_bounded(candidate, uid, budget, known))
+            files = list(_bounded(candidate, uid, budget, known, numbers.get(candidate)))
         except PermissionError:
             found.denied.append(candidate)
             continue
@@ -68,9 +70,11 @@ def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
     return found
 
 
-def _bounded(pid: int, uid: int, budget: Budget, known: Collection[BlockFile]) -> Iterator[BlockFile]:
-    """Yield the files of a process that are not known, until there are too many."""
-    for file in block_files(pid, budget, uid):
+def _bounded(
+    pid: int, uid: int, budget: Budget, known: Collection[BlockFile], numbers: Mapping[int, int] | None
+) -> Iterator[BlockFile]:
+    """Yield the files of a process that are not known, by itself or under this number, until there are too many."""
+    for file in block_files(pid, budget, uid, known=numbers):
         if file not in known:
             if not budget.take_block(uid):
                 return

@@ -11,10 +11,17 @@ __all__ = ["Task", "find_task"]
 
 
 class Task:
-    """A thread of a process, held by its folder in ``/proc``, so that a later one of the same number is not taken."""
+    """A thread of a process, held by its folder in ``/proc``, so that a later one of the same number is not taken.
+
+    Attributes
+    ----------
+    cpu_at_usage : int or None
+        CPU that it had run on last when :meth:`usage` was called.
+    """
 
     def __init__(self, pid: int, tid: int) -> None:
         self.pid, self.tid, self._folder = pid, tid, -1
+        self.cpu_at_usage: int | None = None
         self._folder = os.open(f"/proc/{pid}/task/{tid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -29,18 +36,19 @@ class Task:
         """Return the content of one of its files; raise OSError if it has ended."""
         if self._folder < 0:
             raise ProcessLookupError("closed")
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)) as file:
-            return file.read()
+        return read_text(name, self._folder)
 
     def usage(self) -> tuple[int, int, int, int]:
         """Return minor and major page faults, voluntary and involuntary context switches."""
-        return thread_usage(self.read("stat"), self.read("status"))
+        stat = self.read("stat")
+        self.cpu_at_usage = _cpu(stat)
+        return thread_usage(stat, self.read("status"))
 
     @property
     def last_cpu(self) -> int | None:
         """CPU that it ran on last; None if it has ended."""
         try:
-            return int(self.read("stat").rpartition(")")[2].split()[36])
+            return _cpu(self.read("stat"))
         except (OSError, IndexError):
             return None
 
@@ -51,6 +59,10 @@ class Task:
             return self.read("stat").rpartition(")")[2].split()[0] not in "ZXx"
         except (OSError, IndexError):
             return False
+
+
+def _cpu(stat: str) -> int:
+    return int(stat.rpartition(")")[2].split()[36])
 
 
 def find_task(pid: int, inner_pid: int, inner_tid: int) -> Task | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtloop.system.fileio import parse_fields
+from rtloop.system.fileio import parse_field
 
 __all__ = ["thread_usage"]
 
@@ -16,6 +16,8 @@ def thread_usage(stat: str, status: str) -> tuple[int, int, int, int]:
         Content of those two files of ``/proc/PID/task/TID``.
     """
     usage = stat.rpartition(")")[2].split()
-    fields = parse_fields(status)
-    voluntary, involuntary = fields["voluntary_ctxt_switches"], fields["nonvoluntary_ctxt_switches"]
+    voluntary = parse_field(status, "voluntary_ctxt_switches")
+    involuntary = parse_field(status, "nonvoluntary_ctxt_switches")
+    if voluntary is None or involuntary is None:
+        raise KeyError("this kernel does not count context switches")
     return int(usage[7]), int(usage[9]), int(voluntary), int(involuntary)

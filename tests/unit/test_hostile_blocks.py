@@ -391,10 +391,10 @@ def test_blocks_that_are_never_whole_cost_top_little_and_less_and_less(genuine: 
     reads = []
 
     class Counting(Sampler):
-        def _row(self, reader: Any, records: int) -> Any:
+        def _row(self, reader: Any, records: int, files: dict[str, str]) -> Any:
             if "planted" in os.readlink(reader.file.path):
                 reads.append(reader.file)
-            return super()._row(reader, records)
+            return super()._row(reader, records, files)
 
     sampler = Counting(os.getpid())
     try:

@@ -17,8 +17,11 @@ import pytest
 
 import rtloop
 from rtloop import Histogram
+from rtloop.telemetry import live_grants
 
 pytest.importorskip("rich", reason="rtloop top needs rtloop[top]")
+
+from rich.text import Text
 
 from rtloop.tools.cli import main
 from rtloop.tools.top import command, view
@@ -48,6 +51,31 @@ def wait_for_cycles(*loops: rtloop.RTLoop, cycles: int = 20) -> None:
 
 
 # What is sampled.
+
+
+def test_a_loop_whose_file_has_the_number_of_one_that_has_ended_is_found(sampler: Sampler) -> None:
+    for name in ("first", "second", "third"):  # each gets the lowest free number
+        with rtloop.RTLoop("1ms", name=name, **PLAIN):
+            assert [row.reader.name for row in sampler.sample().rows] == [name]
+
+
+def test_files_of_a_process_are_read_once_for_all_its_loops(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, paths = live_grants.read_text, []
+
+    def counted(path: str) -> str:
+        paths.append(path)
+        return read(path)
+
+    quiet = {**PLAIN, "core_dumps": False}
+    with rtloop.RTLoop("2ms", name="a", **quiet), rtloop.RTLoop("2ms", name="b", **quiet):
+        sampler.sample()
+        monkeypatch.setattr(live_grants, "read_text", counted)
+        for _ in range(2):
+            paths.clear()
+            assert len(sampler.sample().rows) == 2
+            assert sum(path.endswith("/limits") for path in paths) == 1, "in each sample anew"
 
 
 def test_a_sample_has_every_loop_and_the_next_one_what_happened_since(pair: Any, sampler: Sampler) -> None:
@@ -217,10 +245,47 @@ def test_a_long_name_does_not_take_the_place_of_the_figures() -> None:
 
 def test_a_narrow_screen_keeps_the_columns_that_matter_most(pair: Any, sampler: Sampler) -> None:
     rows = sampler.sample().rows
-    assert view.fitting(rows, 200) == list(view.COLUMNS)
-    heads = [column.head for column in view.fitting(rows, 80)]
+    needed = view.widths(rows)
+    assert view.fitting(needed, 200) == list(view.COLUMNS)
+    heads = [column.head for column in view.fitting(needed, 80)]
     assert heads == [head for head in (column.head for column in view.COLUMNS) if head in heads]
     assert {"NAME", "PID", "LAT 99%", "LAT MAX", "OVER", "MISSED", "FAULTS"} <= set(heads) and "EXEC 50%" not in heads
+
+
+def test_a_line_has_its_cells_in_columns_of_the_given_widths() -> None:
+    from rich.console import Console
+
+    cells = [Text("a", justify="left"), Text("12", "bold red", justify="right"), Text("much too long", justify="left")]
+    line = view.Line(lambda: cells, [3, 4, 6])
+    console = Console(width=40, color_system=None)
+    with console.capture() as capture:
+        console.print(line)
+    assert capture.get().rstrip("\n") == "a      12  much …"
+    assert line.width == console.measure(line).maximum == len("a      12  much …")
+
+
+def test_a_line_is_measured_without_making_its_cells() -> None:
+    from rich.console import Console
+
+    def make() -> list[Text]:
+        raise AssertionError("nobody has looked at it")
+
+    assert Console().measure(view.Line(make, [3, 4])).maximum == 9
+
+
+def test_a_column_is_as_wide_as_its_longest_cell(pair: Any, sampler: Sampler) -> None:
+    wait_for_cycles(*pair)
+    sampler.sample()
+    rows = sampler.sample().rows
+    needed = view.widths(rows)
+    for column in view.COLUMNS:
+        longest = max(len(view.cell(column, row).plain) for row in rows)
+        assert longest <= needed[column.head] and len(column.head) < needed[column.head]
+
+
+@pytest.mark.parametrize("ns", [0, 1, 999, 999_499, 123_456_789, 9.99e14, -1, -999, -999_499, -123_456_789])
+def test_no_duration_is_longer_than_its_column(ns: float) -> None:
+    assert len(view.short(ns)) <= view.COLUMNS[7].most  # type: ignore[operator]
 
 
 # The screen.
@@ -256,6 +321,12 @@ def names(app: Any) -> list[str]:
     return [table(app).get_row_at(index)[0].plain for index in range(table(app).row_count)]
 
 
+def shown(app: Any, index: int, number: int) -> str:
+    """The text of a cell of the table."""
+    name, others = table(app).get_row_at(index)
+    return str([name, *others.cells][number].plain)
+
+
 def text_of(app: Any, part: str) -> str:
     from rich.console import Console
 
@@ -269,7 +340,7 @@ def text_of(app: Any, part: str) -> str:
 def test_the_table_lists_the_loops_and_takes_names_as_they_are(pair: Any) -> None:
     async def play(app: Any, pilot: Any) -> None:
         assert names(app) == ["[red]beta", "alpha"]
-        await until(pilot, lambda: table(app).get_row_at(1)[6].plain != "-")  # the rate of now
+        await until(pilot, lambda: shown(app, 1, 6) != "-")  # the rate of now
         assert "2 loops" in text_of(app, "status")
         assert not app.query_one("#empty").display
 
@@ -328,7 +399,7 @@ def test_keys_sort_and_turn_the_order_round(pair: Any) -> None:
 def test_p_stops_the_refresh_and_r_refreshes_in_spite_of_it(pair: Any) -> None:
     async def play(app: Any, pilot: Any) -> None:
         def cycles() -> str:
-            return str(table(app).get_row_at(1)[5].plain)
+            return shown(app, 1, 5)
 
         await pilot.press("p")
         assert "PAUSED" in text_of(app, "status")

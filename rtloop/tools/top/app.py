@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
 from rtloop.tools.top.loop_screen import LoopScreen
-from rtloop.tools.top.view import COLUMNS, cell, fitting, notes
+from rtloop.tools.top.view import COLUMNS, Column, Line, cell, fitting, notes, widths
 
 if TYPE_CHECKING:
     from rtloop.tools.top.sampler import Row, Sample, Sampler
@@ -45,8 +45,11 @@ _KEYS = (
 )
 
 
-class LoopTable(DataTable[Text]):
-    """The table of all loops."""
+class LoopTable(DataTable[Text | Line]):
+    """The table of all loops: their names, which stay in place, and a line with all other cells of each loop.
+
+    A column for each figure would cost half of the CPU time of a refresh.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Loop")]
 
@@ -215,16 +218,23 @@ class TopApp(App[None]):
         rows = sorted(rows, key=order, reverse=self.is_reversed)
         at, shift = table.cursor_row, (table.scroll_x, table.scroll_y)
         table.clear(columns=True)
-        shown = fitting(rows, self.size.width)
-        for one in shown:
-            mark = ("▼" if self.is_reversed else "▲") if one is column else ""
-            table.add_column(Text(one.head + mark, justify="left" if one.is_left else "right"), key=one.head)
+        needed = widths(rows)
+        name, *others = fitting(needed, self.size.width)
+        room = [needed[one.head] for one in others]
+        heads = Line(lambda: [self._head(one) for one in others], room)
+        table.add_column(self._head(name), key=name.head)
+        table.add_column(heads, width=heads.width, key="others")  # type: ignore[arg-type] # any renderable will do
         for row in rows:
-            table.add_row(*(cell(one, row) for one in shown), key=row.key)
+            line = Line(lambda row=row: [cell(one, row) for one in others], room)  # type: ignore[misc]
+            table.add_row(cell(name, row), line, key=row.key)
         keys = [row.key for row in rows]
         if keys:
             table.move_cursor(row=keys.index(selected) if selected in keys else min(at, len(keys) - 1))
         table.scroll_to(*shift, animate=False)
+
+    def _head(self, column: Column) -> Text:
+        mark = ("▼" if self.is_reversed else "▲") if column is COLUMNS[self.sort_column] else ""
+        return Text(column.head + mark, justify="left" if column.is_left else "right")
 
     def _selected(self) -> str | None:
         table = self._table

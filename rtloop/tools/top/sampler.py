@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,8 +42,8 @@ class Row:
         Between the two samples; None without an earlier one.
     cycles, missed, overruns : int
         Since the sample before.
-    latency, execution : Histogram
-        Since the sample before; their `min` and `max` are those of bins.
+    before : Stats or None
+        The sample before; None without one, and after a reset.
     """
 
     reader: LoopReader
@@ -52,8 +53,17 @@ class Row:
     cycles: int
     missed: int
     overruns: int
-    latency: Histogram
-    execution: Histogram
+    before: Stats | None
+
+    @cached_property
+    def latency(self) -> Histogram:
+        """Latency since the sample before; its `min` and `max` are those of bins."""
+        return Histogram.empty() if self.before is None else difference(self.stats.latency, self.before.latency)
+
+    @cached_property
+    def execution(self) -> Histogram:
+        """Execution time since the sample before; its `min` and `max` are those of bins."""
+        return Histogram.empty() if self.before is None else difference(self.stats.execution, self.before.execution)
 
     @property
     def key(self) -> str:
@@ -137,7 +147,7 @@ class History:
 
     def count_changes(
         self, key: Hashable, now: float, stats: Stats
-    ) -> tuple[float | None, int, int, int, Histogram, Histogram]:
+    ) -> tuple[float | None, int, int, int, Stats | None]:
         """Remember a sample, and return the fields of a row from `seconds` on.
 
         Parameters
@@ -152,14 +162,13 @@ class History:
         then, before = self._last.get(key, (now, None))
         self._last[key] = now, stats
         if before is None or now <= then or _was_reset(before, stats):
-            return None, 0, 0, 0, Histogram.empty(), Histogram.empty()
+            return None, 0, 0, 0, None
         return (
             now - then,
             stats.cycles - before.cycles,
             stats.missed - before.missed,
             stats.overruns - before.overruns,
-            difference(stats.latency, before.latency),
-            difference(stats.execution, before.execution),
+            before,
         )
 
     def forget(self, key: Hashable) -> None:
@@ -208,6 +217,7 @@ class Sampler:
             self._note_fault(file, text)
             faulty[file] = text
         rows = []
+        files: dict[str, str] = {}
         torn: Counter[int] = Counter()
         for file, reader in list(self._readers.items()):
             wanted = records if records_of in (None, key_of(reader)) else 0
@@ -217,7 +227,7 @@ class Sampler:
                 faulty.setdefault(file, "not looked at, because other blocks of its user could not be read")
                 continue
             try:
-                row = self._row(reader, wanted)
+                row = self._row(reader, wanted, files)
             except AttachError as error:
                 row = None
                 if reader.state == "running":
@@ -272,11 +282,11 @@ class Sampler:
         asked += [f"in process {self._pid}"] if self._pid is not None else []
         return f"No loop {' '.join([*asked, 'runs'])}."
 
-    def _row(self, reader: LoopReader, records: int) -> Row | None:
-        stats, now = reader.read(records=records), time.monotonic()
+    def _row(self, reader: LoopReader, records: int, files: dict[str, str]) -> Row | None:
+        (stats, cpu), now = reader.sample(records, files), time.monotonic()
         if stats.state != "running":
             return None
-        return Row(reader, stats, reader.last_cpu, *self._past.count_changes(reader.file, now, stats))
+        return Row(reader, stats, cpu, *self._past.count_changes(reader.file, now, stats))
 
     def _forget(self, file: BlockFile) -> None:
         self._past.forget(file)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from rich.cells import cell_len
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +18,7 @@ from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rich.console import Console, ConsoleOptions
 
     from rtloop.stats.histogram import Histogram
     from rtloop.tools.top.sampler import Row, Sample
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLUMNS",
     "Column",
+    "Line",
     "cell",
     "details",
     "facts",
@@ -32,6 +37,7 @@ __all__ = [
     "short",
     "timeline",
     "title",
+    "widths",
 ]
 
 #: Columns that a narrow screen drops, in this order; the view of one loop has all.
@@ -50,7 +56,10 @@ _PERCENTILES = (50.0, 99.0, 99.9)
 
 
 class Column(NamedTuple):
-    """A column of the table: its head, sort key, format and meaning."""
+    """A column of the table: its head, sort key, format and meaning.
+
+    `most` is the greatest number of characters that `write` returns, for a value that takes long to compute.
+    """
 
     head: str
     value: Callable[[Row], Any]
@@ -58,6 +67,11 @@ class Column(NamedTuple):
     meaning: str
     is_bad_above: float | None = None
     is_left: bool = False
+    most: int | None = None
+
+
+#: Most characters that `short` returns for less than eleven days.
+_DURATION = 8
 
 
 def short(ns: float | None) -> str:
@@ -92,7 +106,7 @@ def _percentile(name: str, q: float, *, now: bool = False) -> Callable[[Row], fl
         histogram: Histogram = getattr(row if now else row.stats, name)
         if not histogram.count:
             return None
-        return float(histogram.percentile(q))
+        return float(histogram.max if q == 100 else histogram.percentile(q))
 
     return value
 
@@ -117,12 +131,12 @@ COLUMNS = (
     Column("CPU", lambda row: row.cpus, str, "CPUs that it may run on; any(1): all, last seen on CPU 1"),
     Column("CYCLES", lambda row: row.stats.cycles, _count, "cycles since its start, or since a reset"),
     Column("NOW Hz", lambda row: row.rate, _rate, "cycles per second since the last refresh"),
-    Column("LAT 50%", _percentile("latency", 50), short, "median wake-up latency, start - release"),
-    Column("LAT 99%", _percentile("latency", 99), short, "wake-up latency that 99 % of the cycles did not exceed"),
-    Column("LAT MAX", _percentile("latency", 100), short, "greatest wake-up latency"),
-    Column("NOW MAX", _percentile("latency", 100, now=True), short, "the same since the last refresh"),
-    Column("EXEC 50%", _percentile("execution", 50), short, "median execution time, end - start"),
-    Column("EXEC MAX", _percentile("execution", 100), short, "greatest execution time"),
+    Column("LAT 50%", _percentile("latency", 50), short, "median wake-up latency, start - release", most=_DURATION),
+    Column("LAT 99%", _percentile("latency", 99), short, "wake-up latency that 99 % of the cycles did not exceed", most=_DURATION),
+    Column("LAT MAX", _percentile("latency", 100), short, "greatest wake-up latency", most=_DURATION),
+    Column("NOW MAX", _percentile("latency", 100, now=True), short, "the same since the last refresh", most=_DURATION),
+    Column("EXEC 50%", _percentile("execution", 50), short, "median execution time, end - start", most=_DURATION),
+    Column("EXEC MAX", _percentile("execution", 100), short, "greatest execution time", most=_DURATION),
     Column("OVER", lambda row: row.stats.overruns, _count, "cycles that ended after the next release", 0),
     Column("MISSED", _missed, _count, "releases without a cycle, or missed cycles of a device", 0),
     Column("FAULTS", lambda row: row.faults, _count, "page faults of the loop's thread since its warm-up", 0),
@@ -140,18 +154,65 @@ def cell(column: Column, row: Row) -> Text:
     )  # fmt: skip
 
 
-def fitting(rows: Sequence[Row], width: int) -> list[Column]:
-    """Return the columns that fit, counting the sort mark and the space between them."""
+def widths(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the characters that each column needs for these rows, and for its head with the sort mark."""
+    needed = {}
+    for column in COLUMNS:
+        most = column.most
+        if most is None:
+            most = max(map(cell_len, {column.write(column.value(row)) for row in rows}), default=0)
+        needed[column.head] = max(len(column.head) + 1, most)
+    return needed
+
+
+def fitting(needed: Mapping[str, int], width: int) -> list[Column]:
+    """Return the columns that fit, of these widths, with a space on each side of each."""
     shown = list(COLUMNS)
-    needed = {
-        column.head: 2 + max([len(column.head) + 1, *(len(cell(column, row).plain) for row in rows)])
-        for column in COLUMNS
-    }
     for head in _DISPENSABLE:
-        if sum(needed[column.head] for column in shown) <= width:
+        if sum(2 + needed[column.head] for column in shown) <= width:
             break
         shown = [column for column in shown if column.head != head]
     return shown
+
+
+class Line:
+    """Cells of some columns as one renderable, made when it is first shown: of many loops most are outside the screen.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the cells.
+    widths : sequence of int
+        Width of each.
+    """
+
+    def __init__(self, make: Callable[[], Sequence[Text]], widths: Sequence[int]) -> None:
+        self._make, self._widths = make, widths
+
+    @cached_property
+    def cells(self) -> Sequence[Text]:
+        """The cells, not padded."""
+        return self._make()
+
+    @property
+    def width(self) -> int:
+        """Width of the whole, in characters."""
+        return sum(self._widths) + 2 * max(0, len(self._widths) - 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Yield the line."""
+        line = Text(no_wrap=True)
+        for number, (one, width) in enumerate(zip(self.cells, self._widths, strict=True)):
+            one.truncate(width, overflow="ellipsis")
+            room = " " * (width - one.cell_len)
+            line.append(("  " if number else "") + ("" if one.justify == "left" else room))
+            line.append_text(one)
+            line.append(room if one.justify == "left" else "")
+        yield line
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Return the width, without making the cells."""
+        return Measurement(self.width, self.width)
 
 
 def make_table(rows: Sequence[Row]) -> Table:
