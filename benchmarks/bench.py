@@ -50,6 +50,7 @@ PARTS = {
     "start_stop": Part("Start and stop", "--pairs 5"),
     "commands": Part("Import and commands", "--pairs 3"),
     "snapshot": Part("Reading a loop's statistics", "--pairs 3 --seconds 3"),
+    "top": Part("Watching many loops with rtloop top", "--pairs 1 --seconds 3 --loops 16"),
     "attach": Part("Watching a loop from another process", "--pairs 3 --seconds 0.5"),
     "locked_memory": Part("Locked memory", "--pairs 1"),
     "scaling": Part("Scaling", "--pairs 1 --seconds 0.3"),

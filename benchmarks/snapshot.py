@@ -4,9 +4,9 @@
 
 A loop of 10 kHz runs all the time. Slices with readings alternate with slices without, and the loop's wake-up latency
 in both is compared, because a reader must never make it wait. A snapshot has the counters, four histograms, the grants
-and the settings. The first snapshot copies all records into new memory, the second does so once more and leaves room for
-half as many again, and later ones copy only the new records until that is used up. The peer is NumPy's own copy of as
-many records. After 100 seconds the loop has run a million cycles. With a smaller `--seconds` the block has fewer
+and the settings. The first snapshot copies all records into new memory, the second does so once more and leaves room
+for half as many again, and later ones copy only the new records until that is used up. The peer is NumPy's own copy of
+as many records. After 100 seconds the loop has run a million cycles. With a smaller `--seconds` the block has fewer
 records, and the figure is scaled to a million.
 
 Needs SCHED_FIFO and locked memory.

@@ -47,7 +47,7 @@ from rtloop.process.nap import nap
 from rtloop.stats.histogram import Histogram
 from rtloop.memory.process_lock import memory_lock
 from rtloop.system.fileio import read_text
-from rtloop.telemetry.record_log import LEAST, RecordLog
+from rtloop.telemetry.record_log import RecordLog
 from rtloop.telemetry.thread_usage import thread_usage
 
 record_dtype = np.dtype([("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
@@ -154,14 +154,10 @@ cdef class TelemetryReader:
 
     cdef object _records(self, uint64_t first, uint64_t last, uint64_t most):
         cdef uint64_t count = rt_view_count(&self.view, first, last, most)
-        if count >= LEAST:
-            return self._log.read(self._copy_records, last, count)
-        array = np.empty(count, record_dtype)
-        copied = self._copy_records(array, last)
-        return array if copied == count else array[:copied].copy()
+        return self._log.read(self._copy_records, last, count)
 
     def _copy_records(self, array, uint64_t last):
-        """Copy the records before number `last`, as many as fit into an array. Returns how many are at its beginning."""
+        """Copy the records before number `last`, as many as fit into an array. Returns how many those are."""
         if self.view.block is NULL:
             raise ValueError("there is no block to read")
         cdef size_t address = array.ctypes.data
@@ -272,6 +268,7 @@ cdef object _histogram(const rt_histogram_t *h):
     counts = np.empty(RT_HISTOGRAM_BINS, np.uint64)
     cdef size_t address = counts.ctypes.data
     memcpy(<void *>address, h.counts, RT_HISTOGRAM_BINS * sizeof(uint64_t))
+    counts.flags.writeable = False
     is_empty = h.min > h.max
     squares = <object>h.squares_high << 64 | <object>h.squares_low
     return Histogram(

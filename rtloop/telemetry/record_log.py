@@ -38,7 +38,7 @@ class _Kept(NamedTuple):
     def part(self, first: int, last: int) -> NDArray[Any]:
         """Return the records from `first` to before `last` without a copy. The array cannot be made writable."""
         size = self.array.itemsize
-        memory = memoryview(self.array.view(np.uint8)).toreadonly()
+        memory = self.array.view(np.uint8).data.toreadonly()
         part = memory[(first - self.begin) * size : (last - self.begin) * size]
         return np.frombuffer(part, self.array.dtype)
 
@@ -53,10 +53,12 @@ class RecordLog:
     ----------
     dtype : numpy.dtype
         Type of a record.
+    least : int
+        Fewer records than this are a copy of their own.
     """
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, dtype: np.dtype[Any], least: int = LEAST) -> None:
+        self._lock, self._least = threading.Lock(), least
         self._kept = _Kept(np.empty(0, dtype), 0, 0)
 
     def read(self, copy: Copy, last: int, count: int) -> NDArray[Any]:
@@ -69,9 +71,11 @@ class RecordLog:
         last, count : int
             The end of the part, and its length.
         """
-        if not self._lock.acquire(blocking=False):  # another thread, or the code that a signal handler has interrupted
+        # The lock may be held by another thread, or by the code that a signal handler has interrupted.
+        if count < self._least or not self._lock.acquire(blocking=False):
             array = np.empty(count, self._kept.array.dtype)
-            return array[: copy(array, last)]
+            copied = copy(array, last)
+            return array if copied == count else array[:copied].copy()
         try:
             return self._read(copy, last, count)
         finally:

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 RUNS = {
     "start_stop": ("--pairs 2", 2),
     "locked_memory": ("--pairs 1", 6),
-    "snapshot": ("--pairs 1 --seconds 0.5", 4),
+    "snapshot": ("--pairs 1 --seconds 0.5", 6),
     "spin": ("--pairs 1 --seconds 0.5", 3),
     "scaling": ("--pairs 1 --seconds 0.1", 15),
 }

@@ -140,6 +140,28 @@ def test_the_rank_is_exact_whatever_floating_point_makes_of_the_product(n: int) 
     assert histogram.percentile([100 * (n - 1) / n, 100]).tolist() == [5, 9]
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 999, 1000])
+def test_one_percentile_is_the_same_as_among_several(count: int) -> None:
+    histogram = Histogram.from_values(np.random.default_rng(count).integers(-5, 2**41, count))
+    wanted = [0, 1e-9, 0.1, 33, 50.0, 99.9, 100 - 1e-9, 100, *np.arange(100) / 7]
+    np.testing.assert_equal([histogram.percentile(float(q)) for q in wanted], histogram.percentile(wanted))
+    for outside in (-1, 100.1, float("nan")):
+        with pytest.raises(ValueError, match="within 0 to 100"):
+            histogram.percentile(outside)
+
+
+def test_counts_that_somebody_may_change_are_copied() -> None:
+    counts = np.zeros(len(Histogram.empty().counts), np.uint64)
+    counts[3] = 1
+    view = counts[:]
+    view.flags.writeable = False
+    for given in (counts, view):
+        histogram = Histogram(given, total=3, minimum=3, maximum=3)
+        counts[3] = 5
+        assert histogram.counts[3] == 1
+        counts[3] = 1
+
+
 def test_percentiles_at_the_ends_and_of_several() -> None:
     histogram = Histogram.from_values([7, 100_000, 2**41])
     assert histogram.percentile(0) == 7 and histogram.percentile(100) == 2**41

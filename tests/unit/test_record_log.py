@@ -31,7 +31,7 @@ class Ring:
 
 
 def test_snapshots_are_what_a_copy_of_all_would_have_been_and_copy_only_what_is_new() -> None:
-    ring, log, kept = Ring(1 << 12), RecordLog(DTYPE), []
+    ring, log, kept = Ring(1 << 12), RecordLog(DTYPE, 0), []
     steps = itertools.cycle([7, 0, 300, 1, 41])
     for _ in range(200):
         ring.written += next(steps)
@@ -45,7 +45,7 @@ def test_snapshots_are_what_a_copy_of_all_would_have_been_and_copy_only_what_is_
 
 @pytest.mark.parametrize("pause", [999, 1000, 4095, 4096, 9000])
 def test_what_was_overwritten_since_the_last_snapshot_leaves_no_gap(pause: int) -> None:
-    ring, log = Ring(1 << 12), RecordLog(DTYPE)
+    ring, log = Ring(1 << 12), RecordLog(DTYPE, 0)
     for _ in range(3):
         ring.written += pause
         part = log.read(ring.copy, ring.written, min(ring.written, 1000))
@@ -53,7 +53,7 @@ def test_what_was_overwritten_since_the_last_snapshot_leaves_no_gap(pause: int) 
 
 
 def test_what_is_overwritten_during_the_copy_is_left_out_unless_it_was_kept_before() -> None:
-    ring, log = Ring(1 << 10), RecordLog(DTYPE)
+    ring, log = Ring(1 << 10), RecordLog(DTYPE, 0)
     ring.written = 2000
     log.read(ring.copy, 1999, 1000)
     log.read(ring.copy, 2000, 1000)
@@ -66,7 +66,7 @@ def test_what_is_overwritten_during_the_copy_is_left_out_unless_it_was_kept_befo
 
 
 def test_a_snapshot_in_the_middle_of_another_is_a_copy_of_its_own() -> None:
-    ring, log, inner = Ring(1 << 12), RecordLog(DTYPE), []
+    ring, log, inner = Ring(1 << 12), RecordLog(DTYPE, 0), []
 
     def interrupted(array: NDArray[Any], last: int) -> int:
         inner.append(log.read(ring.copy, 500, 500))  # as in the handler of a signal
@@ -78,7 +78,7 @@ def test_a_snapshot_in_the_middle_of_another_is_a_copy_of_its_own() -> None:
 
 
 def test_an_interrupted_snapshot_leaves_the_records_of_the_next_right() -> None:
-    ring, log = Ring(1 << 12), RecordLog(DTYPE)
+    ring, log = Ring(1 << 12), RecordLog(DTYPE, 0)
 
     def interrupted(array: NDArray[Any], last: int) -> int:
         array["start"] = -1
@@ -92,7 +92,7 @@ def test_an_interrupted_snapshot_leaves_the_records_of_the_next_right() -> None:
 
 
 def test_the_only_snapshot_takes_no_more_memory_than_its_records() -> None:
-    ring, log, rooms = Ring(1 << 12), RecordLog(DTYPE), []
+    ring, log, rooms = Ring(1 << 12), RecordLog(DTYPE, 0), []
 
     def copy(array: NDArray[Any], last: int) -> int:
         rooms.append(array if array.base is None else array.base)
@@ -105,7 +105,7 @@ def test_the_only_snapshot_takes_no_more_memory_than_its_records() -> None:
 
 
 def test_no_snapshot_can_be_made_writable() -> None:
-    ring, log = Ring(1 << 12), RecordLog(DTYPE)
+    ring, log = Ring(1 << 12), RecordLog(DTYPE, 0)
     ring.written = 1000
     part = log.read(ring.copy, 1000, 1000)
     with pytest.raises(ValueError, match="WRITEABLE"):
@@ -113,7 +113,7 @@ def test_no_snapshot_can_be_made_writable() -> None:
 
 
 def test_parts_of_a_run_in_the_past_and_after_a_reset_are_right() -> None:
-    ring, log = Ring(1 << 12), RecordLog(DTYPE)
+    ring, log = Ring(1 << 12), RecordLog(DTYPE, 0)
     ring.written = 3000
     log.read(ring.copy, 3000, 1000)
     assert log.read(ring.copy, 2900, 500)["end"].tolist() == list(range(2400, 2900)), "of a slower thread"

@@ -59,9 +59,7 @@ def test_a_loop_whose_file_has_the_number_of_one_that_has_ended_is_found(sampler
             assert [row.reader.name for row in sampler.sample().rows] == [name]
 
 
-def test_files_of_a_process_are_read_once_for_all_its_loops(
-    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_a_process_are_read_once_for_all_its_loops(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     read, paths = live_grants.read_text, []
 
     def counted(path: str) -> str:

@@ -306,7 +306,7 @@ def key_of(reader: LoopReader) -> str:
 def _was_reset(before: Stats, now: Stats) -> bool:
     """Return True if the statistics were reset between two samples."""
     return now.cycles < before.cycles or any(
-        bool(np.any(getattr(now, name).counts < getattr(before, name).counts)) for name in ("latency", "execution")
+        bool((getattr(now, name).counts < getattr(before, name).counts).any()) for name in ("latency", "execution")
     )
 
 
