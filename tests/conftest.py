@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,15 @@ def warm_cython(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     once.make_once(folder, lambda empty: (empty / "address").write_text(warm.start(process)))
     variables: dict[str, str] = warm.environment((folder / "address").read_text())
     return variables
+
+
+@pytest.fixture(scope="session")
+def compiler() -> list[str]:
+    """The command of the C compiler; skips where there is none."""
+    command = os.environ.get("CC", "cc").split()
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"needs a C compiler: there is no {command[0]}")
+    return command
 
 
 @pytest.fixture(scope="session")

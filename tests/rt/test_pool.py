@@ -17,11 +17,11 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def malloc_counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def malloc_counter(tmp_path_factory: pytest.TempPathFactory, compiler: list[str]) -> Path:
     """A library for LD_PRELOAD that counts each thread's calls of malloc."""
     source = Path(__file__).parents[1] / "support" / "count_mallocs.c"
     library = tmp_path_factory.mktemp("mallocs") / "libcount_mallocs.so"
-    subprocess.run(["cc", "-O2", "-fPIC", "-shared", source, "-o", library], check=True)
+    subprocess.run([*compiler, "-O2", "-fPIC", "-shared", source, "-o", library], check=True)
     return library
 
 

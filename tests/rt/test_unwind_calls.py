@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -100,11 +99,8 @@ CALLS = BARE_CALLS | {"mlock", "open", "pread", "write", "setrlimit"}
 
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faults(tmp_path_factory: pytest.TempPathFactory, compiler: list[str]) -> Path:
     """The library that makes calls fail."""
-    compiler = os.environ.get("CC", "cc").split()
-    if shutil.which(compiler[0]) is None:
-        pytest.skip(f"{compiler[0]} is not installed")
     library = tmp_path_factory.mktemp("faults") / "faults.so"
     options = ["-std=gnu11", "-O1", "-Wall", "-shared", "-fPIC", str(SUPPORT / "faults.c"), "-o", str(library), "-ldl"]
     subprocess.run([*compiler, *options], check=True)

@@ -18,8 +18,8 @@ from types import ModuleType
 
 #: The modules beside this file that several tests use, with flags for the compiler.
 SHARED = {
-    "exchanges": (), "guilty": ("-g", "-Wl,-z,lazy"), "probes": (), "regions": (), "scoped": (), "signalled": (),
-    "swaps": (), "tuned": (), "waits": (),
+    "buffer_probe": (), "exchanges": (), "guilty": ("-g", "-Wl,-z,lazy"), "probes": (), "regions": (), "scoped": (),
+    "signalled": (), "swaps": (), "tuned": (), "waits": (),
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import subprocess
 import sys
 import textwrap
@@ -26,11 +25,10 @@ C_DECLARATION = "int count(const struct rt_cycle *, void *);"
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def steps(tmp_path_factory: pytest.TempPathFactory, compiler: list[str]) -> Path:
     """The shared library of tests/support/steps.c, built against nothing but rtloop's header."""
     library = tmp_path_factory.mktemp("steps") / "steps.so"
     source = Path(__file__).parents[1] / "support" / "steps.c"
-    compiler = os.environ.get("CC", "cc").split()
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared", f"-I{rtloop.get_include()}"]
     subprocess.run([*compiler, *flags, str(source), "-o", str(library)], check=True)
     return library

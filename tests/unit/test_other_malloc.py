@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,19 +47,16 @@ def python(code: str, preload: str, **environment: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def build(folder: Path, source: str, *flags: str) -> str:
+def build(compiler: list[str], folder: Path, source: str, *flags: str) -> str:
     library = folder / f"lib{Path(source).stem}.so"
-    compiler = os.environ.get("CC", "cc").split()
-    if shutil.which(compiler[0]) is None:
-        pytest.skip(f"needs a C compiler: there is no {compiler[0]}")
     flags = ("-O1", "-fPIC", "-shared", "-fno-builtin", *flags)
     subprocess.run([*compiler, *flags, str(SUPPORT / source), "-o", str(library)], check=True)
     return str(library)
 
 
 @pytest.fixture(params=["plain", "with its own mallopt"])
-def other(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    return build(tmp_path, "other_malloc.c", *(["-DMALLOPT"] if "own" in request.param else []))
+def other(tmp_path: Path, request: pytest.FixtureRequest, compiler: list[str]) -> str:
+    return build(compiler, tmp_path, "other_malloc.c", *(["-DMALLOPT"] if "own" in request.param else []))
 
 
 def test_a_heap_of_another_malloc_is_not_called_tuned(other: str) -> None:
@@ -88,13 +84,13 @@ def test_memory_refuses_to_tune_a_heap_of_another_malloc(other: str) -> None:
     assert done.stdout.splitlines()[-1] == "['not tuned']"
 
 
-def test_a_library_that_hands_malloc_on_to_glibc_does_not_hide_it(tmp_path: Path) -> None:
-    counter = build(tmp_path, "count_mallocs.c")
+def test_a_library_that_hands_malloc_on_to_glibc_does_not_hide_it(tmp_path: Path, compiler: list[str]) -> None:
+    counter = build(compiler, tmp_path, "count_mallocs.c")
     done = python("print(rtloop.memory.tune_malloc().ok)\nwork()\nprint(work() < 1)", counter)
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 
-def test_threads_that_allocate_all_the_time_do_not_hide_glibc(tmp_path: Path) -> None:
+def test_threads_that_allocate_all_the_time_do_not_hide_glibc(tmp_path: Path, compiler: list[str]) -> None:
     """Each trial would find more memory taken than its own, and walk the whole heap: the file of malloc decides."""
     source, program = tmp_path / "busy.c", tmp_path / "busy"
     source.write_text("""
@@ -106,10 +102,10 @@ def test_threads_that_allocate_all_the_time_do_not_hide_glibc(tmp_path: Path) ->
         #include "rtloop/heap.h"
         int main(void) { return printf("%d", rt_heap_is_glibc()) < 0; }
     """)
-    compiler = [*os.environ.get("CC", "cc").split(), "-O1", "-fno-builtin"]
+    command = [*compiler, "-O1", "-fno-builtin"]
     include = Path(rtloop.get_include()) / "rtloop" / "include"
-    subprocess.run([*compiler, f"-I{include}", str(source), "-o", str(program), "-ldl"], check=True)
-    for preload, expected in (("", "1"), (build(tmp_path, "other_malloc.c"), "0")):
+    subprocess.run([*command, f"-I{include}", str(source), "-o", str(program), "-ldl"], check=True)
+    for preload, expected in (("", "1"), (build(compiler, tmp_path, "other_malloc.c"), "0")):
         done = subprocess.run([program], env={**os.environ, "LD_PRELOAD": preload}, capture_output=True, text=True)
         assert done.stdout == expected
 
@@ -139,8 +135,8 @@ def test_guards_behind_another_malloc_say_what_keeps_them_from_counting(other: s
     ], done.stderr  # fmt: skip
 
 
-def test_an_operator_new_that_does_not_call_malloc_is_named_as_not_counted(tmp_path: Path) -> None:
-    other = build(tmp_path, "other_malloc.c", "-DOPERATOR_NEW")
+def test_an_operator_new_that_does_not_call_malloc_is_named_as_not_counted(tmp_path: Path, compiler: list[str]) -> None:
+    other = build(compiler, tmp_path, "other_malloc.c", "-DOPERATOR_NEW")
     done = python(
         f"stats = {LOOP}guard='count').run(cycles=30)\nprint(stats.guard['allocations'])\nprint(stats)",
         f"{rtloop.guard.library()} {other}",
@@ -170,7 +166,7 @@ def test_the_fix_for_a_known_allocator_keeps_its_memory(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["-no-pie", "-pie"])
-def test_the_owner_is_found_from_a_program_at_a_fixed_address(tmp_path: Path, kind: str) -> None:
+def test_the_owner_is_found_from_a_program_at_a_fixed_address(tmp_path: Path, compiler: list[str], kind: str) -> None:
     """As Debian's python3 is: the address of a function that it uses is then a jump of its own."""
     source, program = tmp_path / "owner.c", tmp_path / "owner"
     source.write_text("""
@@ -183,10 +179,10 @@ def test_the_owner_is_found_from_a_program_at_a_fixed_address(tmp_path: Path, ki
           return printf("%s %s\\n", owner ? owner : "nobody", own ? own : "nobody") < 0;
         }
     """)
-    compiler = [*os.environ.get("CC", "cc").split(), "-O1", "-fno-builtin", kind, f"-f{kind[1:]}"]
+    command = [*compiler, "-O1", "-fno-builtin", kind, f"-f{kind[1:]}"]
     include = Path(rtloop.get_include()) / "rtloop" / "include"
-    subprocess.run([*compiler, f"-I{include}", str(source), "-o", str(program), "-ldl"], check=True)
-    other = build(tmp_path, "other_malloc.c")
+    subprocess.run([*command, f"-I{include}", str(source), "-o", str(program), "-ldl"], check=True)
+    other = build(compiler, tmp_path, "other_malloc.c")
     for preload, owner in (("", "libc.so.6"), (other, "libother_malloc.so")):
         done = subprocess.run(
             [program], env={**os.environ, "LD_PRELOAD": preload}, capture_output=True, text=True, check=True

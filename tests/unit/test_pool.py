@@ -240,7 +240,7 @@ def test_a_region_that_cannot_be_mapped_is_a_memory_error():
         rtloop.Pool("131072G", 4)
 
 
-def test_a_users_own_class_on_the_inline_form(tmp_path):
+def test_a_users_own_class_on_the_inline_form(tmp_path, compiler):
     """From C's own header, found through get_include(); and plain `cythonize -i`, with nothing but the front door."""
     (tmp_path / "inline.pyx").write_text("""
 from rtloop cimport Pool

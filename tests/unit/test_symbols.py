@@ -117,14 +117,15 @@ def test_the_line_of_the_pyx_is_that_of_the_comment_before(tmp_path: pytest.Temp
 
 
 @pytest.mark.parametrize("folder", ["line\nfeed", "two\n\n0x10\n: 7", "back\\012slash"])
-def test_a_place_below_a_path_with_line_feeds_has_its_file_and_line(folder: str, tmp_path: Path) -> None:
+def test_a_place_below_a_path_with_line_feeds_has_its_file_and_line(
+    folder: str, tmp_path: Path, compiler: list[str]
+) -> None:
     if shutil.which("addr2line") is None:
         pytest.skip("addr2line (binutils) is not installed")
     source = tmp_path / folder / "spot.c"
     source.parent.mkdir()
     source.write_text("int spot(int a) { return a + 1; }\n\nint other(int a) { return a + 2; }\n")
     library = source.with_name("libspot.so")
-    compiler = os.environ.get("CC", "cc").split()
     subprocess.run([*compiler, "-g", "-O0", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
     loaded = ctypes.CDLL(str(library))
     addresses = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0 for name in ("spot", "other")]

@@ -61,11 +61,10 @@ stats = rtloop.FunctionLoop(address, "1ms", policy="other", lock_memory="off", d
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Callable[..., str]:
+def library(tmp_path: Path, compiler: list[str]) -> Callable[..., str]:
     def make(threads: int, source: str = SOURCE) -> str:
         (tmp_path / "pool.c").write_text(source)
         path = tmp_path / f"libopenblas_{threads}.so"
-        compiler = os.environ.get("CC", "cc").split()
         flags = ["-O1", "-pthread", "-fPIC", "-shared", f"-DTHREADS={threads}"]
         subprocess.run([*compiler, *flags, str(tmp_path / "pool.c"), "-o", str(path)], check=True)
         return str(path)
