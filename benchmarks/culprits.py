@@ -12,16 +12,18 @@ of the spike's if the spike covers at least 80 % of its delay. The kinds:
     thread       a thread of a higher real-time priority that is busy
     worker       a line of 3,900 characters to a terminal, which a kernel worker of a higher priority processes
     compaction   the memory of the whole machine is compacted while the step touches 16 MiB of it
-    migration    a part of the memory in which these lie is taken offline, so that the kernel moves them to another one
+    migration    the blocks of memory in which these lie are taken offline in turn, so that the kernel moves their pages
     signal       SIGSTOP and SIGCONT
     collector    gc.collect() beside a PyLoop
 
-A step that touches memory logs each touch in which its thread slept: it waited for a page that was being moved.
-How many pages move depends on what else is in the memory: the kernel moves none out of a block that holds its own.
+A step that touches memory logs each touch in which its thread slept, and a trace of the kernel tells how long it slept:
+it waited for a page that was being moved.
 
 It needs root. It restores what it changes: the policy of the kernel's unbound workers, which is FIFO 90 while lines are
-processed, because an ordinary worker does not delay the loop. The network interfaces are in a namespace of their own.
-A part of the memory that was taken offline is online again before the next one is.
+processed, because an ordinary worker does not delay the loop; and the blocks of memory. The network interfaces are in a
+namespace of their own. A block that holds pages of the kernel itself cannot be taken offline. So three that can are
+looked for, and for the time of these spikes they are online for pages that can be moved, and for no others. To take a
+block offline also moves pages that other processes have locked, for which these wait.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ import tempfile
 import termios
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +54,7 @@ import numpy as np
 import rtloop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PERIOD_NS = 1_000_000
 #: Delays from which on a cycle is explained, and counts.
@@ -63,6 +65,8 @@ IN_PROCESS = ("collector",)
 #: Logged by the loop itself.
 LOGGED = ("compaction", "migration")
 BATCH = 100
+#: Most loops for a kind: not every spike delays a cycle.
+ROUNDS = 80
 #: Kinds with their rows in the documentation.
 KINDS = {
     "interrupt": "interrupt: 3,000 timers that expire at one instant",
@@ -75,12 +79,14 @@ KINDS = {
     "collector": "garbage collector beside a `PyLoop`",
 }
 TIMERS, SOCKETS, BUSY_NS, STOP_NS = 3000, 400, 600_000, 3_000_000
-#: Takes 1 GiB of memory, and frees it.
+#: Takes 1 GiB of memory, and frees it at the end of its input.
 FILL = """
-import mmap
+import mmap, sys
 memory = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for page in range(0, len(memory), 4096):
     memory[page] = 1
+print("filled", flush=True)
+sys.stdin.read()
 """
 LOOPS = Path(__file__).with_suffix(".pyx")
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -104,7 +110,7 @@ class Grid:
                 with loop:
                     records = loop.stats.records
                     if len(records) > 50:
-                        self.release = int(records["release"][-1])
+                        self.release, self.tid = int(records["release"][-1]), loop.tid
                         return
             time.sleep(0.01)
         raise SystemExit("the loop has not started")
@@ -211,17 +217,12 @@ def plant_worker(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spi
     os.sched_setaffinity(0, {cpu})
     stack.callback(set_workers, os.SCHED_OTHER, 0)
     set_workers(os.SCHED_FIFO, 90)
-    folder = Path("/sys/kernel/tracing/instances") / f"culprits-{os.getpid()}"
-    folder.mkdir()
-    try:
-        (folder / "trace_clock").write_text("mono")
-        for event in (
-            "workqueue/workqueue_execute_start",
-            "workqueue/workqueue_execute_end",
-            "sched/sched_stat_runtime",
-        ):
-            (folder / f"events/{event}/enable").write_text("1")
-        (folder / "events/sched/sched_stat_runtime/filter").write_text('comm ~ "kworker/u*"')
+    events = {
+        "workqueue/workqueue_execute_start": "",
+        "workqueue/workqueue_execute_end": "",
+        "sched/sched_stat_runtime": 'comm ~ "kworker/u*"',
+    }
+    with traced(events) as folder:
         for _ in range(4 * count):  # a worker of either CPU may serve it
             master, slave = os.openpty()
             release = grid.next()
@@ -232,6 +233,21 @@ def plant_worker(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spi
             os.close(slave)
             os.close(master)
         return _served(folder, cpu)
+
+
+@contextmanager
+def traced(events: dict[str, str]) -> Iterator[Path]:
+    """Trace some events of the kernel, with their filters; the folder of the trace."""
+    folder = Path("/sys/kernel/tracing/instances") / f"culprits-{os.getpid()}"
+    folder.mkdir()
+    try:
+        (folder / "trace_clock").write_text("mono")
+        (folder / "buffer_size_kb").write_text("8192")
+        for event, condition in events.items():
+            if condition:
+                (folder / f"events/{event}/filter").write_text(condition)
+            (folder / f"events/{event}/enable").write_text("1")
+        yield folder
     finally:
         folder.rmdir()
 
@@ -268,35 +284,148 @@ def _served(folder: Path, cpu: int) -> list[Spike]:
 
 
 def plant_compaction(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spike]:
-    """Free much memory, mostly above the loop's, so that a compaction moves the loop's pages there."""
+    """Free the memory above the loop's, so that a compaction moves the loop's pages there."""
     _beside(cpu)
-    for _ in range(3):
-        subprocess.run([sys.executable, "-c", FILL], check=True, timeout=60)
-        _write(Path("/proc/sys/vm/compact_memory"), "1")
-        time.sleep(0.2)
-    return []
+    _pages(grid)
+    os.kill(int((grid.folder / "filler").read_text()), signal.SIGKILL)
+    time.sleep(0.2)
+    with traced(_waits_of(grid.tid)) as trace:
+        compact_memory()
+        return _waits(trace)
+
+
+def compact_memory() -> None:
+    _write(Path("/proc/sys/vm/compact_memory"), "1")
+
+
+@contextmanager
+def filled_memory() -> Iterator[int]:
+    """Fill much memory, above what is free; the process that has it, which may be killed.
+
+    A compaction moves pages to higher addresses, and leaves what is free below.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", FILL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            compact_memory()
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def plant_migration(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spike]:
-    """Take the blocks of memory offline that have most of the loop's pages, one after the other."""
+    """Take the block of memory offline that has most of the loop's pages, when the empty one has just come online."""
     _beside(cpu)
-    root, fixed = Path("/sys/devices/system/memory"), set()
-    size = int((root / "block_size_bytes").read_text(), 16)
+    *used, empty = [Block(number) for number in json.loads((grid.folder / "blocks").read_text())]
     module, touched = rtloop.build(LOOPS), _pages(grid)
-    for _ in range(max(1, count // 4)):
-        blocks, pages = np.unique(module.page_frames(grid.pid, touched) // (size // 4096), return_counts=True)
-        usable = [int(block) for block in blocks[np.argsort(-pages)] if block not in fixed]
-        if not usable:
-            break
-        state = root / f"memory{usable[0]}" / "state"
-        try:
-            if not _write(state, "offline"):
-                fixed.add(usable[0])  # the kernel's own pages are not moved
-        finally:
-            if state.read_text().strip() != "online":
-                state.write_text("online")
-        time.sleep(0.05)
-    return []
+    with traced(_waits_of(grid.tid)) as trace:
+        for _ in range(max(1, count // 4)):
+            blocks, pages = np.unique(module.page_frames(grid.pid, touched) // Block.pages(), return_counts=True)
+            counts = dict(zip(blocks.tolist(), pages.tolist(), strict=True))
+            fullest = max(used, key=lambda block: counts.get(block.number, 0))
+            if counts.get(fullest.number, 0) < len(touched) // 4:
+                break  # others were quicker to use the empty ones
+            empty.put("online_movable")
+            if not fullest.take_offline():
+                break
+            used[used.index(fullest)], empty = empty, fullest
+            time.sleep(0.05)
+        return _waits(trace)
+
+
+def _waits_of(tid: int) -> dict[str, str]:
+    """Return the events at which a thread begins to wait in the kernel, and at which it is woken."""
+    uninterruptible = 2
+    return {
+        "sched/sched_switch": f"prev_pid == {tid} && prev_state == {uninterruptible}",
+        "sched/sched_waking": f"pid == {tid}",
+    }
+
+
+def _waits(trace: Path) -> list[Spike]:
+    """Return the times in which the thread waited, by its trace."""
+    event = re.compile(r" (\d+)\.(\d{6}): sched_(switch|waking): ")
+    spikes, begin = [], None
+    for one in filter(None, map(event.search, (trace / "trace").read_text().split("\n"))):
+        t = int(one[1]) * 10**9 + int(one[2]) * 1000
+        if one[3] == "switch":
+            begin = t
+        elif begin is not None:
+            spikes.append(Spike(begin, t))
+            begin = None
+    return spikes
+
+
+def overlaps(waits: list[Spike], touches: list[Spike]) -> list[Spike]:
+    """Return the parts of waits that lie in touches; those of each list are in order and apart."""
+    found, first = [], 0
+    for wait in waits:
+        while first < len(touches) and touches[first].end < wait.begin:
+            first += 1
+        for touch in touches[first:]:
+            if touch.begin > wait.end:
+                break
+            found.append(Spike(max(wait.begin, touch.begin), min(wait.end, touch.end)))
+    return found
+
+
+class Block:
+    """Block of the machine's memory, by its number (Documentation/admin-guide/mm/memory-hotplug.rst)."""
+
+    _ROOT = Path("/sys/devices/system/memory")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._folder = self._ROOT / f"memory{number}"
+
+    @classmethod
+    def all(cls) -> list[Block]:
+        return [cls(int(path.name.removeprefix("memory"))) for path in cls._ROOT.glob("memory[0-9]*")]
+
+    @classmethod
+    def pages(cls) -> int:
+        """Return the number of pages of a block."""
+        return int((cls._ROOT / "block_size_bytes").read_text(), 16) // os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def is_online(self) -> bool:
+        return (self._folder / "state").read_text().strip() == "online"
+
+    @property
+    def zone(self) -> str:
+        """The zone that it belongs to."""
+        return (self._folder / "valid_zones").read_text().split()[0]
+
+    def put(self, state: str) -> None:
+        (self._folder / "state").write_text(state)
+
+    def take_offline(self) -> bool:
+        """Move all pages out of it. Returns True if the kernel did it in time."""
+        return _write(self._folder / "state", "offline")
+
+
+@contextmanager
+def taken_blocks(count: int) -> Iterator[list[int]]:
+    """Take so many blocks of memory offline; afterwards they are online again, in their zones."""
+    taken: dict[Block, str] = {}
+    try:
+        for block in sorted(Block.all(), key=lambda block: -block.number):
+            if len(taken) < count and block.is_online and (zone := block.zone) == "Normal" and block.take_offline():
+                taken[block] = zone
+        if len(taken) < count:
+            raise SystemExit(f"only {len(taken)} of {count} blocks of memory could be taken offline")
+        yield [block.number for block in taken]
+    finally:
+        for block, zone in taken.items():
+            if block.is_online and block.zone != zone:
+                block.take_offline()
+            if not block.is_online:
+                block.put("online_kernel")
+            if block.zone != zone:
+                print(f"block {block.number} of the memory is in the zone {block.zone}, not {zone}", file=sys.stderr)
 
 
 def _pages(grid: Grid) -> list[int]:
@@ -345,12 +474,16 @@ def run_loop(kind: str, cpu: int, count: int, folder: Path) -> None:
     """Run the loop until the file "stop" is there, and save its statistics."""
     keywords: dict[str, Any] = {"cpu": cpu, "explain": f"{LEAST_NS}ns", "name": f"planted-{kind}"}
     if kind in LOGGED:
-        loop = rtloop.build(LOOPS).Toucher(PERIOD_NS, **keywords)
+        # Memory that is locked is not compacted while vm.compact_unevictable_allowed is 0.
+        loop = rtloop.build(LOOPS).Toucher(PERIOD_NS, lock_memory="off", **keywords)
         loop.is_lowest = kind == "compaction"  # from where it moves pages
     elif kind == "collector":
         loop = rtloop.PyLoop(lambda cycle: None, PERIOD_NS, **keywords)
     else:
         loop = rtloop.RTLoop(PERIOD_NS, **keywords)
+    if kind == "migration":  # just before the loop takes its memory, because every process may use them
+        for number in json.loads((folder / "blocks").read_text())[:-1]:
+            Block(number).put("online_movable")
     with loop:
         if kind in LOGGED:
             (folder / "pages.new").write_text(json.dumps(loop.pages))
@@ -404,11 +537,16 @@ def measure(kind: str, cpu: int, wanted: int) -> Judged:
     if kind in LOGGED:
         rtloop.build(LOOPS)  # here, because it takes long the first time
     total = Judged(0, [], [])
-    for _ in range(20):
+    for _ in range(ROUNDS):
         missing = wanted - total.right - len(total.unknown) - len(total.wrong)
         if missing <= 0:
             break
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            if kind == "migration":
+                blocks = stack.enter_context(taken_blocks(3))
+                (Path(name) / "blocks").write_text(json.dumps(blocks))
+            elif kind == "compaction":
+                (Path(name) / "filler").write_text(str(stack.enter_context(filled_memory())))
             got = _measure(kind, cpu, min(BATCH, missing), Path(name))
         total = Judged(total.right + got.right, total.unknown + got.unknown, total.wrong + got.wrong)
         counts = f"{total.right} right, {len(total.unknown)} unknown, {len(total.wrong)} wrong"
@@ -437,7 +575,7 @@ def _measure(kind: str, cpu: int, count: int, folder: Path) -> Judged:
             spikes = _plant(kind, cpu, count, folder, child)
             child.wait(60)
             if kind in LOGGED:
-                spikes += [Spike(*one) for one in json.loads((folder / "logged").read_text())]
+                spikes = overlaps(spikes, [Spike(*one) for one in json.loads((folder / "logged").read_text())])
             (folder / "spikes").write_text(json.dumps(spikes))
     finally:
         with suppress(ProcessLookupError):

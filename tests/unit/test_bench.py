@@ -176,6 +176,13 @@ def test_the_table_of_culprits_is_that_of_the_figures() -> None:
     assert table.count("\n") > 4 and table in page.read_text(), f"python benchmarks/culprits.py --render {figures}"
 
 
+def test_a_planted_wait_is_the_time_in_which_a_touch_slept(load) -> None:
+    culprits: ModuleType = load("culprits")
+    waits, touches = [(0, 10), (20, 40), (50, 60)], [(5, 25), (30, 35), (70, 80)]
+    found = culprits.overlaps(*([culprits.Spike(*one) for one in each] for each in (waits, touches)))
+    assert found == [(5, 10), (20, 25), (30, 35)]
+
+
 def test_every_script_with_claims_is_run_by_all(load) -> None:
     bench: ModuleType = load("bench")
     alone = {"bench", "compare", "culprits", "hours", "observers", "page_faults", "scope", "soak"}
