@@ -300,8 +300,8 @@ cdef class Control:
                 return
             self._activity, self._reaper = "ending", threading.get_ident()
         owner = None
-        ending_signals.release_run(<size_t>&self.thread.rt.command)
-        registry.loops.discard(self)
+        has_signal_come = ending_signals.release_run(<size_t>&self.thread.rt.command)
+        registry.leave(self, has_signal_come)
         outcome = "failed"
         try:
             owner = self.thread.join()

@@ -14,7 +14,7 @@ from rtloop.guard.preload import refuse_while
 from rtloop.process.exit_hooks import LOOPS, at_end, ending
 from rtloop.process.signal_shield import look_with
 
-__all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "loops", "reap_finished", "simulations"]
+__all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "leave", "loops", "reap_finished", "simulations"]
 
 #: Longest wait for the thread of a watchdog, or of a loop that was found stuck.
 EXIT_TIMEOUT_NS = 2_000_000_000
@@ -34,6 +34,17 @@ loops: set[_Control] = set()
 #: Loops in virtual time: they hold no resources, but their leave() has to run as well.
 simulations: set[_Control] = set()
 _has_warned_of_fork = False
+#: Loops that :func:`_stop_all` is stopping, and the number of those that a signal has ended before it began.
+_stopping: set[_Control] = set()
+_ended_before = 0
+
+
+def leave(control: _Control, has_signal_come: bool) -> None:
+    """Remove a loop that has ended. If a signal has told it to end, the report of the end counts it."""
+    global _ended_before
+    loops.discard(control)
+    if has_signal_come and control not in _stopping:
+        _ended_before += 1
 
 
 def reap_finished() -> bool:
@@ -60,7 +71,9 @@ def check_not_ending(name: str) -> None:
 
 def _stop_all() -> str:
     """Ask all loops to end, then wait for each up to its `leave_timeout`. Returns a sentence about it."""
+    global _ended_before
     every = [*loops, *simulations]
+    _stopping.update(every)
     begin = time.monotonic_ns()
     for control in every:
         control.request_stop()
@@ -69,7 +82,9 @@ def _stop_all() -> str:
             control.stop(control.leave_timeout_ns, begin)
         except BaseException as error:  # even one of a signal handler, because the other loops must stop as well
             tell(error)
-    count = sum(not control.is_helper for control in every)
+    count = sum(not control.is_helper for control in every) + _ended_before
+    _stopping.clear()
+    _ended_before = 0
     return f"stopped {count} loop{'s' * (count != 1)}" if count else ""
 
 

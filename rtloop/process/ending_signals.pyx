@@ -261,10 +261,15 @@ def guard_run(address, bits, tid):
 
 
 def release_run(address):
-    """Undo :func:`guard_run`, without waiting for a signal that has come. Then the word may be unmapped."""
+    """Undo :func:`guard_run`, without waiting for a signal that has come. Then the word may be unmapped.
+
+    Returns True if a signal has come, which has told the loop to end.
+    """
     rt_ending_remove_flag(address)
     _, armed = _runs.pop(address, (0, ()))
+    has_come = bool(_pending())
     _lower(armed)
+    return has_come
 
 
 def _pending():

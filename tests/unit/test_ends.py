@@ -63,6 +63,21 @@ def test_a_signal_ends_the_process_after_leave_has_run(script: Script, wait: str
     assert done.stdout == ""
 
 
+def test_a_loop_that_ends_before_the_thread_of_the_signals_gets_the_gil_is_reported(script: Script) -> None:
+    done = run(script, """
+    loop = rtloop.RTLoop("1ms", **PLAIN)
+    loop.start()
+    alive(loop)
+    sys.setswitchinterval(100)  # from here on, this thread has the GIL until it waits
+    os.kill(os.getpid(), 15)
+    while loop.state == "running": pass
+    loop.join()
+    print("went on")
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM, done.stdout + done.stderr
+    assert "rtloop: SIGTERM: stopped 1 loop within" in done.stderr and done.stdout == ""
+
+
 DEFAULTS = {
     "a handler and back": "loop.start(); former = signal.signal(15, print); signal.signal(15, former)",
     "a handler from before the start": "signal.signal(15, print); loop.start(); signal.signal(15, signal.SIG_DFL)",
