@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rtloop.errors import ConfigError, StateError
 from rtloop.memory import heap
+from rtloop.memory.hugepage_supply import transparent_page_size
 from rtloop.memory.limits import core_dumps, memlock_limit
 from rtloop.memory.lock_grant import range_lock_grant
 from rtloop.memory.process_lock import memory_lock
@@ -291,7 +292,8 @@ def advise(buffer: Buffer, advice: str) -> Grant:
     buffer : object
         With at least one whole page inside it.
     advice : str
-        One of :data:`ADVICE`: ``"hugepage"``, ``"nohugepage"``, ``"willneed"``, ``"wipeonfork"`` and so on.
+        One of :data:`ADVICE`: ``"hugepage"``, ``"nohugepage"``, ``"willneed"``, ``"wipeonfork"`` and so on. A kernel
+        without transparent huge pages, such as one with PREEMPT_RT, refuses ``"hugepage"``; ``"nohugepage"`` holds.
 
     Raises
     ------
@@ -311,6 +313,9 @@ def advise(buffer: Buffer, advice: str) -> Grant:
             )
     finally:
         region.release()
+    if rc == -errno.EINVAL and advice == "nohugepage" and not transparent_page_size():
+        detail = "this kernel has no transparent huge pages"
+        return Grant("advise", advice, advice, ok=True, detail=detail, kind="memory")
     if rc:
         detail, fix = refusal_cause.explain("madvise", -rc)
         if rc == -errno.EINVAL:

@@ -376,7 +376,7 @@ def test_system_calls_of_other_threads_are_none_of_it(guilty: ModuleType, dispat
 
 def test_a_fault_after_a_fork_says_so(guilty: ModuleType, samples: None) -> None:
     loop = guilty.Toucher(guard="count", lock_memory="own")  # all memory would be locked, and there, after a fork
-    loop.at = 100
+    loop.at = 1 << 30
     with warnings.catch_warnings(), loop:
         warnings.simplefilter("ignore")  # that this process forks is said once
         while loop.stats.cycles < 60:
@@ -384,8 +384,9 @@ def test_a_fault_after_a_fork_says_so(guilty: ModuleType, samples: None) -> None
         pid = os.fork()
         if pid == 0:
             os._exit(0)
+        loop.at = loop.stats.cycles + 10
         os.waitpid(pid, 0)
-        while loop.stats.cycles < 110:
+        while loop.stats.cycles < loop.at + 10:
             time.sleep(0.01)
     mine = [v for v in loop.stats.guard["violations"] if v["symbol"] == "touch_fresh_memory"]
     assert mine and "after a fork" in mine[0]["note"]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rtloop.memory.hugepage_supply import transparent_page_size
+
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 becoming = pytest.mark.skipif(
@@ -307,18 +309,20 @@ def test_prefault_stack_never_reaches_the_end_of_a_small_stack(told: Told) -> No
 @pytest.mark.parametrize(("advice", "flag"), [("hugepage", "hg"), ("nohugepage", "nh"), ("wipeonfork", "wf"),
                                               ("dontfork", "dc"), ("dontdump", "dd"), ("random", "rr")])  # fmt: skip
 def test_advice_is_seen_in_the_kernels_flags_of_the_mapping(told: Told, advice: str, flag: str) -> None:
+    if advice == "hugepage" and not transparent_page_size():
+        pytest.skip("this kernel has no transparent huge pages, as those with PREEMPT_RT")
     words = told(f"""
     array = pages()
     print({flag!r} in flags(address(array)), memory.advise(array, {advice!r}).ok, {flag!r} in flags(address(array)))
     """)
-    assert words == ["False", "True", "True"]
+    assert words == ["False", "True", str(advice != "nohugepage" or bool(transparent_page_size()))]
 
 
 def test_advice_never_touches_a_neighbour_on_the_same_page(told: Told) -> None:
     words = told("""
     array = pages(4)
-    memory.advise(array[100:3 * PAGE + 5], "nohugepage")
-    print(*("nh" in flags(address(array) + i * PAGE) for i in range(4)))
+    memory.advise(array[100:3 * PAGE + 5], "dontdump")
+    print(*("dd" in flags(address(array) + i * PAGE) for i in range(4)))
     for buffer, advice in ((array[10:20], "cold"), (array, "dontneed")):
         try:
             memory.advise(buffer, advice)

@@ -204,12 +204,13 @@ def test_a_handler_of_the_program_is_respected(script: Script) -> None:
     done = run(script, """
     came = []
     signal.signal(signal.SIGTERM, lambda *_: came.append(1))
-    send(signal.SIGTERM, after=0.1)
-    with make() as loop: time.sleep(0.5); print(loop.state, came)
+    with make() as loop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1); print(loop.state, came)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    send(signal.SIGTERM, after=0.1)
     with make() as loop:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
     """)  # fmt: skip
     assert (done.returncode, done.stdout) == (7, "running [1]\n"), done.stderr
