@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import rtloop
+from rtloop.guard import library as guard_library
 
 SUPPORT = Path(__file__).parents[1] / "support"
 #: Folders in which distributions put allocators, and RTLOOP_TEST_ALLOCATORS; each that is there is tried.
@@ -116,7 +117,7 @@ def test_guards_call_the_malloc_behind_them(other: str) -> None:
         "print(*[g.granted for g in grants if g.name == 'guard_allocations'])\n"
         "print(next(g for g in grants if g.name == 'malloc').detail)\n"
         "print(libc.malloc_usable_size(libc.malloc(1000)))",
-        f"{rtloop.guard.library()} {other}",
+        f"{guard_library()} {other}",
     )
     assert done.returncode == 0, done.stderr  # a block of glibc's in the other one's hands ended in a crash
     assert done.stdout.splitlines() == [
@@ -128,7 +129,7 @@ def test_guards_behind_another_malloc_say_what_keeps_them_from_counting(other: s
     done = python(
         f"stats = {LOOP}guard='count').run(cycles=30)\nprint(stats.guard['allocations'])\n"
         "print(stats.guard['unavailable']['allocations'])",
-        f"{other} {rtloop.guard.library()}",
+        f"{other} {guard_library()}",
     )
     assert done.stdout.splitlines() == [
         "None", f"malloc is that of {other}, which LD_PRELOAD has in front of the library that counts them",
@@ -139,7 +140,7 @@ def test_an_operator_new_that_does_not_call_malloc_is_named_as_not_counted(tmp_p
     other = build(compiler, tmp_path, "other_malloc.c", "-DOPERATOR_NEW")
     done = python(
         f"stats = {LOOP}guard='count').run(cycles=30)\nprint(stats.guard['allocations'])\nprint(stats)",
-        f"{rtloop.guard.library()} {other}",
+        f"{guard_library()} {other}",
     )
     assert done.stdout.splitlines()[0] == "0", done.stderr
     assert f"calls of C++'s operator new not counted (it is that of {other}, which does not call malloc)" in (
@@ -161,7 +162,7 @@ def test_the_fix_for_a_known_allocator_keeps_its_memory(name: str) -> None:
     done = python("work()\nprint(work() < 1)", REAL[name], **settings)
     assert done.stdout.split() == ["True"], done.stderr
     done = python(code + "print(libc.malloc_usable_size(libc.malloc(1000)) >= 1000)",
-                  f"{rtloop.guard.library()} {REAL[name]}")  # fmt: skip
+                  f"{guard_library()} {REAL[name]}")  # fmt: skip
     assert done.stdout.split() == ["True"], done.stderr
 
 
