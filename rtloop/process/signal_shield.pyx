@@ -10,6 +10,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from rtloop._os cimport PR_SET_NAME, prctl
 
 import _thread
+import atexit
 import functools
 import os
 import queue
@@ -31,12 +32,16 @@ _GLANCE_S = 0.01
 # Interval at which the keeper checks whether the thread that holds a lock waits for the keeper.
 _LOCK_S = 0.001
 
+# Longest wait at the end of the interpreter for threads that were started here.
+_REST_S = 1.0
+
 # Held while a thread is started. No Python code runs meanwhile, so no signal handler either.
 _starting = _thread.allocate_lock()
 _jobs = None
 _pid = 0
 _ident = 0
 _is_busy = False  # whether the keeper is making a call
+_numbers = set()  # threads that were started here, by their numbers in the kernel
 _waiting = []  # threads that wait for the keeper, each as often as it does
 _FAULTS = frozenset({
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT
@@ -128,9 +133,40 @@ def _start_thread(function, arguments, stack_bytes):
     # The size is that of all threads that this process starts: two that changed it at once would leave a wrong one.
     former = _thread.stack_size(stack_bytes)
     try:
-        _thread.start_new_thread(function, arguments)
+        _thread.start_new_thread(_begin, (function, arguments))
     finally:
         _thread.stack_size(former)
+
+
+def _begin(function, arguments):
+    _numbers.difference_update([number for number in list(_numbers) if not _state(number)])
+    _numbers.add(_thread.get_native_id())
+    function(*arguments)
+
+
+def _state(number):
+    """Return the letter of proc(5) for what a thread of this process does; "" if it has ended, or there is no /proc."""
+    try:
+        with open(f"/proc/self/task/{number}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except OSError:
+        return ""
+
+
+def _rest():
+    """Wait until every thread that was started here sleeps or has ended, at the end of the interpreter.
+
+    Since Python 3.13, a thread that has given back the GIL looks at its own state once more, which the end of the
+    interpreter has freed if the kernel did not let the thread run meanwhile. A thread that sleeps is past that.
+    """
+    never, end = _thread.allocate_lock(), time.monotonic() + _REST_S
+    never.acquire()
+    while any(_state(number) == "R" for number in list(_numbers)) and time.monotonic() < end:
+        never.acquire(timeout=_LOCK_S)
+
+
+# Before any other module of rtloop registers a function, and so called after it.
+atexit.register(_rest)
 
 
 def start_thread(function, arguments, stack_bytes):
@@ -171,6 +207,7 @@ def block_signals():
 def _reset_after_fork():
     global _is_busy, _starting
     _is_busy = False
+    _numbers.clear()
     _waiting[:] = [ident for ident in _waiting if ident == _thread.get_ident()]
     _starting = _thread.allocate_lock()  # another thread may have held it
 

@@ -238,3 +238,35 @@ def test_commands_run_with_closed_streams(tmp_path: Path) -> None:
         done = subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=60, check=False)
         assert done.returncode == 0, command
     assert out.exists() and (tmp_path / "page.html").exists()
+
+
+#: A thread of rtloop's that begins to compute, without the GIL, just before the end of the program.
+COMPUTING = """
+import atexit, hashlib, threading
+seen = []
+atexit.register(lambda: print(*seen))  # the first that is registered, and so the last that is called
+import rtloop
+from rtloop.process.signal_shield import start_thread
+
+def work():
+    begun.set()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
+    seen.append("computed")
+    threading.Event().wait()
+
+begun = threading.Event()
+start_thread(work, (), 1 << 19)
+begun.wait()
+"""
+
+
+def test_the_interpreter_does_not_end_before_a_thread_of_rtloop_sleeps() -> None:
+    code = COMPUTING.format(rounds=50_000)  # 20 ms
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("computed\n", "")
+
+
+def test_a_thread_of_rtloop_that_computes_on_and_on_keeps_no_process_from_its_end() -> None:
+    code = COMPUTING.format(rounds=2_000_000_000)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
