@@ -119,6 +119,9 @@ cdef extern from "../include/rtloop/sampler.h" nogil:
     ctypedef struct rt_sampler_t:
         rt_broadcast_writer_t writer
 
+    ctypedef struct rt_sampling_t:
+        pass
+
     void rt_sampler_init(rt_sampler_t *sampler, uint64_t every)
     int64_t rt_sampler_add(rt_sampler_t *sampler, const void *address, uint32_t size)
     uint64_t rt_sampler_stride(const rt_sampler_t *sampler)

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from rtloop._os cimport pthread_t
 from rtloop.headers.guard cimport rt_guard_t
-from rtloop.headers.live cimport rt_live_t
+from rtloop.headers.live cimport rt_live_t, rt_sampling_t
 from rtloop.headers.ring cimport rt_wakers_t
 from rtloop.headers.telemetry cimport rt_telemetry_t
 
@@ -188,6 +188,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     ctypedef struct rt_loop_t:
         rt_schedule_t schedule
         rt_cycle_t cycle
+        rt_sampling_t sampling
         rt_spin_t spin
         rt_telemetry_t *telemetry
         int clock
@@ -216,9 +217,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
 
     void rt_check_cycle "RT_CHECK_CYCLE"(...)  # when it is compiled, not when it is called
     rt_loop_t *rt_loop_of(const rt_cycle_t *cycle)
-    void rt_live_sample(rt_live_t *live, const rt_cycle_t *cycle)
     void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle)
-    void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle)
+    void rt_sampling_take(rt_sampling_t *sampling)
     int rt_schedule_shift(rt_schedule_t *s, int64_t ns)
     void rt_schedule_set_period(rt_schedule_t *s, int64_t period, int64_t part, int64_t unit)
     int64_t rt_clock_best_offset(rt_clock_reader_t *read_clock, int clock)

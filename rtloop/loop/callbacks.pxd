@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 
 from rtloop.loop.loop cimport Cycle, _RTLoop_2
 from rtloop.headers.loop cimport (
-    rt_check_cycle, rt_cycle_t, rt_live_after_step, rt_live_before_step, rt_live_sample, rt_loop_of,
+    rt_check_cycle, rt_cycle_t, rt_live_before_step, rt_loop_of, rt_sampling_take,
 )
 
 
@@ -20,7 +20,7 @@ cdef inline int call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
 # The step of a loop that has signals and no parameters.
 cdef inline int call_sampled_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
     cdef int rc = (<_RTLoop_2>self).step(<const Cycle *>cycle)
-    rt_live_sample(&rt_loop_of(cycle).live, cycle)
+    rt_sampling_take(&rt_loop_of(cycle).sampling)
     return rc
 
 
@@ -35,7 +35,7 @@ cdef inline int call_live_step(void *self, const rt_cycle_t *cycle) noexcept nog
     cdef int rc
     rt_live_before_step(&rt_loop_of(cycle).live, cycle)
     rc = (<_RTLoop_2>self).step(<const Cycle *>cycle)
-    rt_live_after_step(&rt_loop_of(cycle).live, cycle)
+    rt_sampling_take(&rt_loop_of(cycle).sampling)
     return rc
 
 

@@ -109,18 +109,27 @@ PROGRAMS = {
                 "sampler.h", "(const char *)address + done", "(const char *)address"
             ),
             "a mixed record is a plain one": Mutation("sampler.h", "if (s->total == s->words) {", "{"),
-            "the last of a row is lost": Mutation("sampler.h", "if (words % 2)", "if (0)"),
+            "the first of a row is lost": Mutation("sampler.h", "  if (words % 2) {", "  if (0) {"),
             "a function of more words": Mutation("sampler.h", "others - RT_SAMPLER_SMALL - 1", "others - 8"),
             "pairs anywhere": Mutation("sampler.h", "n == 2 * s->pairs + 1 &&", "n > 0 &&"),
             "pairs of all words": Mutation("sampler.h", " && s->from[n] == s->from[n - 1] + 8", ""),
             "half of a pair is lost": Mutation(
                 "sampler.h", "RT_SAMPLER_COPY(uint64_t, to + 8, (const char *)from + 8);", ""
             ),
-            "pairs alone": Mutation("sampler.h", "i < 2 * pairs + others", "i < others"),
+            "pairs alone": Mutation("sampler.h", "words = 2 * pairs + others", "words = 2 * pairs"),
+            "the last of an odd number is lost": Mutation("sampler.h", "if (done < words) ", "if (0) "),
+            "a word twice": Mutation("sampler.h", "from[done + 1]);", "from[done]);"),
+            "a longer record": Mutation(
+                "sampler.h",
+                "RT_SAMPLER_HEAD_BYTES + 8 * words);\n}\n\n/* Write a record of words of 8 bytes that",
+                "RT_SAMPLER_HEAD_BYTES + 8 * words + 8);\n}\n\n/* Write a record of words of 8 bytes that",
+            ),
+            "begins a run at the first place": Mutation("sampler.h", "  rt_broadcast_resume(&s->writer);\n", ""),
+            "never turns": Mutation("sampler.h", "  if (s->sampler) rt_broadcast_turn(&s->writer);\n", "  (void)s;\n"),
             "half of a word is lost": Mutation(
                 "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint8_t, to,"
             ),
-            "the start is the release": Mutation("sampler.h", "&cycle->start", "&cycle->release"),
+            "the start is the release": Mutation("sampler.h", "place + 16, &s->cycle.start);", "place + 16, &s->cycle.release);"),
         },
     ),
     "signals": Program(
@@ -147,6 +156,21 @@ PROGRAMS = {
             ),
             "the fast path goes on": Mutation(
                 "loop_commands.h", "  loop->is_swap_due = 1;\n  loop->plain_until = INT64_MIN;\n", ""
+            ),
+            "the former step's signals go on": Mutation(
+                "loop_cycle.h",
+                "swap->live);\n  rt_sampling_use(&loop->sampling, loop->live.sampler);\n",
+                "swap->live);\n",
+            ),
+            "the signals on trial stay": Mutation(
+                "loop_cycle.h",
+                "trial->live);\n  rt_sampling_use(&loop->sampling, loop->live.sampler);\n",
+                "trial->live);\n",
+            ),
+            "the samples of before set the limit": Mutation(
+                "loop_cycle.h",
+                "loop->live.sampler);\n  rt_loop_limit_plain(loop, next.index);\n  rt_loop_use_step",
+                "loop->live.sampler);\n  rt_loop_use_step",
             ),
             "the former step goes on all the same": Mutation(
                 "loop_cycle.h", "step(loop->self, cycle)", "step(self, cycle)"

@@ -30,7 +30,7 @@ PROGRAMS = {
         {
             "a place too few": Mutation("broadcast.h", "capacity < 2 ? 2 :", "capacity < 2 ? 1 :"),
             "goes on behind the end": Mutation(
-                "broadcast.h", "if (RT_UNLIKELY(place == writer->end)) place = writer->records;", ""
+                "broadcast.h", "if (RT_UNLIKELY(writer->next == writer->end)) writer->next = writer->records;", ""
             ),
             "reads what is gone": Mutation("broadcast.h", "  if (count > keep) {", "  if (0) {"),
             "trusts a number of places that is not a power of two": Mutation(

@@ -6,6 +6,7 @@
 #include "rtloop/memory.h"
 
 #include "check.h"
+#include "sampled.h"
 
 #ifndef PATIENCE
 #define PATIENCE 100 /* how often 100 ms are waited for a loop that ends by itself; a mutation needs less */
@@ -16,6 +17,7 @@ typedef struct probe {
   int64_t enters, steps, overruns, leaves, missed;
   int64_t start, requests, slacks; /* of the slack after a step */
   int is_in_step;
+  uint64_t signal;
 } probe_t;
 
 static int enter(void *self) {
@@ -49,6 +51,8 @@ static int step(void *self, const rt_cycle_t *cycle) {
     for (int i = 0; i < 2; i++) rt_loop_request_slack(probe->loop, use_slack, probe);
   }
   probe->is_in_step = 0;
+  probe->signal = ~cycle->index;
+  rt_sampling_take(&probe->loop->sampling);
   return RT_CONTINUE;
 }
 
@@ -73,7 +77,23 @@ static void *body(void *argument) {
   return NULL;
 }
 
-static void run(int is_auto, int is_refused) {
+/* Read what there is: a sample of each cycle, in order. Returns how many were written over before. */
+static uint64_t read_samples(rt_broadcast_reader_t *reader, uint64_t *cycles) {
+  uint64_t record[4], first;
+  while (rt_broadcast_available(reader)) {
+    const uint64_t lost = reader->lost;
+    if (rt_broadcast_read(reader, (char *)record, 1, &first) == 0) {
+      *cycles += reader->lost - lost;
+      continue;
+    }
+    *cycles += reader->lost - lost;
+    CHECK(record[0] == *cycles && record[3] == ~record[0] && record[2] >= record[1]);
+    *cycles += 1;
+  }
+  return reader->lost;
+}
+
+static void run(int is_auto, int is_refused, uint64_t places) {
   void *state = NULL, *block = NULL;
   int fd = -1;
   probe_t probe = {0};
@@ -90,6 +110,12 @@ static void run(int is_auto, int is_refused) {
   loop->clock = CLOCK_MONOTONIC;
   loop->read_clock = clock_gettime;
   loop->limits.warmup = 5;
+  static rt_sampler_t sampler;
+  rt_broadcast_reader_t reader;
+  rt_broadcast_t *const ring = make_ring(&sampler, &probe.signal, places);
+  CHECK(rt_broadcast_open(&reader, ring, rt_broadcast_bytes(32, places, 0), 1) == RT_BROADCAST_OK);
+  rt_live_init(&loop->live);
+  rt_live_use_sampler(&loop->live, &sampler);
   loop->limits.max_cycles = UINT64_MAX;
   loop->limits.max_duration = INT64_MAX;
   if (is_auto) rt_spin_auto(&loop->spin, loop->schedule.period, 25);
@@ -110,10 +136,11 @@ static void run(int is_auto, int is_refused) {
   } else {
     rt_store_release(&loop->phase, RT_PHASE_GO);
     rt_bank_clear(bank);
-    uint64_t written = 0;
+    uint64_t written = 0, sampled = 0;
     while (written < 300) {
       if (rt_telemetry_snapshot(loop->telemetry, bank, &written, 1000)) continue;
       CHECK(bank->counters.cycles == written);
+      (void)read_samples(&reader, &sampled);
       usleep(1000);
     }
     rt_bank_clear(&loop->telemetry->banks[1]);
@@ -130,12 +157,16 @@ static void run(int is_auto, int is_refused) {
     CHECK(rt_telemetry_snapshot(loop->telemetry, bank, &(uint64_t){0}, 1) == 0);
     CHECK((int64_t)bank->counters.cycles < probe.steps && bank->counters.warmup == 0);
     CHECK(probe.overruns > 0 && probe.missed > 0 && probe.requests > 0);
+    uint64_t cycles = reader.position;
+    (void)read_samples(&reader, &cycles);
+    CHECK(ring->written == (uint64_t)probe.steps && cycles == ring->written);
     CHECK(probe.slacks == probe.requests || probe.slacks == probe.requests - 1); /* the stop may have come first */
   }
   rt_stack_unmap(&loop->thread.stack);
   munmap(block, rt_telemetry_bytes(64, 0));
   close(fd);
   munmap(state, sizeof(rt_loop_t));
+  free(ring);
   free(bank);
 }
 
@@ -264,8 +295,9 @@ int main(void) {
   run_group(1, RT_COMMAND_STOP);
   run_group(0, RT_COMMAND_SIBLING_FAILED);
   run_group(1, RT_COMMAND_SIBLING_FAILED);
-  run(0, 0);
-  run(1, 0);
-  run(0, 1);
+  run(0, 0, 2);
+  run(0, 0, 16);
+  run(1, 0, 4);
+  run(0, 1, 2);
   return CHECK_DONE();
 }

@@ -60,6 +60,10 @@ PROGRAMS = {
                 "  rt_loop_send_command(loop, RT_COMMAND_STOP); /*",
                 "  /*",
             ),
+            "the limit is not that of the samples": Mutation(
+                "loop_cycle.h", "left = cycles < places ? cycles : places", "left = cycles"
+            ),
+            "a limit that is never used": Mutation("loop_cycle.h", "  rt_sampling_turn(&loop->sampling);\n", ""),
             "the slack is in the step": Mutation("loop_cycle.h", "  loop->hooks.in_slack = call;\n", "  call(self);\n"),
             "the slack is used for ever": Mutation(
                 "loop_cycle.h", "  loop->hooks.in_slack = NULL;\n  call(", "  call("
@@ -105,6 +109,7 @@ PROGRAMS = {
     "simulate": Program(
         (MEMORY,),
         mutations={
+            "samples go on behind the end": Mutation("simulate.h", "  rt_sampling_turn(&loop->sampling);\n", ""),
             "late cycles sleep": Mutation("simulate.h", "if (target > now) {", "if (target > now - 2 * release) {"),
             "no order of time": Mutation("simulate.h", "[i].start < next->start", "[i].start > next->start"),
             "the last goes first": Mutation("simulate.h", "[i].start < next->start", "[i].start <= next->start"),

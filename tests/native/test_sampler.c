@@ -7,13 +7,24 @@
 
 #include "check.h"
 
+static rt_sampling_t sampling;
+
+/* Give a sampler a block, and begin a run with it. */
 static rt_broadcast_t *attach(rt_sampler_t *s, uint64_t places) {
   const uint64_t bytes = rt_broadcast_bytes(rt_sampler_stride(s), places, 0);
   void *block; /* no byte more than needed, so that a write past the end is seen */
   CHECK(bytes && posix_memalign(&block, RT_CACHE_LINE, bytes) == 0);
   memset(block, 0, bytes);
   CHECK(rt_broadcast_init(&s->writer, block, rt_sampler_stride(s), places, "", 0, 0) == 0);
+  rt_sampling_use(&sampling, s);
   return block;
+}
+
+/* Sample a cycle, and go on at the beginning after the last place, as a loop does. */
+static void sample(rt_cycle_t cycle) {
+  sampling.cycle = cycle;
+  rt_sampling_take(&sampling);
+  rt_sampling_turn(&sampling);
 }
 
 static void open_reader(rt_broadcast_reader_t *reader, const rt_sampler_t *s, uint64_t places) {
@@ -50,7 +61,7 @@ static void test_sizes(void) {
   memcpy(wanted + 80, &from.two, 2);
   memcpy(wanted + 82, &from.one, 8);
   for (int i = 0; i < 5; i++) {
-    rt_sampler_sample(&s, &cycle);
+    sample(cycle);
     CHECK(rt_broadcast_read(&reader, record, 1, &first) == 1 && first == 0);
     CHECK(memcmp(record, wanted, sizeof wanted) == 0);
   }
@@ -81,7 +92,7 @@ static void check_words(const char *const *from, uint32_t words, int is_mixed, u
   char record[24 + 8 * 71];
   uint64_t first;
   for (int turn = 0; turn < 6; turn++) { /* once around */
-    rt_sampler_sample(&s, &cycle);
+    sample(cycle);
     CHECK(rt_broadcast_read(&reader, record, 4, &first) == 1);
     CHECK(memcmp(record, (const uint64_t[]){1, 2, 3}, 24) == 0);
     for (uint32_t i = 0; i < words; i++) CHECK(memcmp(record + 24 + 8 * i, from[i], 8) == 0);
@@ -105,7 +116,7 @@ static void test_small_words(void) {
       for (uint32_t i = 0; i < words; i++) CHECK(rt_sampler_add(&s, values + 3 * i, word) == (int)(24 + word * i));
       rt_broadcast_t *const block = attach(&s, 4);
       open_reader(&reader, &s, 4);
-      rt_sampler_sample(&s, &cycle);
+      sample(cycle);
       CHECK(rt_broadcast_read(&reader, record, 4, &first) == 1);
       for (uint32_t i = 0; i < words; i++) CHECK(memcmp(record + 24 + word * i, values + 3 * i, word) == 0);
       free(block);
@@ -167,7 +178,7 @@ static void test_every(void) {
   rt_broadcast_t *const block = attach(&s, 16);
   for (uint64_t i = 0; i < 100; i++) {
     const rt_cycle_t cycle = {.index = i};
-    rt_sampler_sample(&s, &cycle);
+    sample(cycle);
     CHECK(block->written == i / 10 + 1);
   }
   CHECK(block->written == 10);
@@ -190,7 +201,7 @@ static void *sample_all(void *unused) {
     inverse = ~number;
     low = (uint32_t)number;
     const rt_cycle_t cycle = {.index = i, .release = (int64_t)i, .start = (int64_t)i};
-    rt_sampler_sample(&shared, &cycle);
+    sample(cycle);
     if (i % 16 == 0) sched_yield();
   }
   __atomic_store_n(&is_done, 2, __ATOMIC_RELEASE);

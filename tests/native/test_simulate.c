@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "sampled.h"
 
 enum { PERIOD = 1000000, KEEP = 64 };
 
@@ -14,6 +15,8 @@ typedef struct probe {
   rt_loop_t loop;
   int64_t steps, overruns, stop_at, seen[KEEP], *log;
   int number;
+  rt_sampler_t sampler;
+  uint64_t signal;
 } probe_t;
 
 static int step(void *self, const rt_cycle_t *cycle) {
@@ -22,6 +25,8 @@ static int step(void *self, const rt_cycle_t *cycle) {
   if (probe->steps < KEEP) probe->seen[probe->steps] = cycle->start - RT_SIMULATION_START_NS;
   if (probe->log) *probe->log = *probe->log * 10 + probe->number;
   probe->steps++;
+  probe->signal++;
+  rt_sampling_take(&probe->loop.sampling);
   return probe->steps == probe->stop_at ? RT_STOP : RT_CONTINUE;
 }
 
@@ -43,10 +48,17 @@ static void make(rt_simulation_t *s, int number) {
   probe->loop.schedule.period = PERIOD;
   probe->loop.limits.max_cycles = UINT64_MAX;
   probe->loop.limits.max_duration = INT64_MAX;
+  (void)make_ring(&probe->sampler, &probe->signal, 4);
+  rt_live_init(&probe->loop.live);
+  rt_live_use_sampler(&probe->loop.live, &probe->sampler);
   *s = (rt_simulation_t){.loop = &probe->loop, .self = probe};
 }
 
 static void unmake(rt_simulation_t *s) {
+  const probe_t *const probe = s->self;
+  rt_broadcast_t *const ring = probe->sampler.writer.block;
+  CHECK(ring->written == probe->signal);
+  free(ring);
   free(s->loop->telemetry);
   free(s->self);
 }

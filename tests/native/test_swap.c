@@ -6,11 +6,12 @@
 #include "check.h"
 #include "rtloop/loop.h"
 #include "rtloop/memory.h"
+#include "sampled.h"
 
 #ifndef PATIENCE
 #define PATIENCE 600 /* tenths of a second */
 #endif
-enum { SWAPS = 200, CODE = -3, PERIOD = 300000, TRIAL = 4 };
+enum { SWAPS = 200, CODE = -3, PERIOD = 300000, TRIAL = 4, RINGS = 2, PLACES = 4 };
 
 typedef struct law {
   rt_loop_t *loop;
@@ -20,7 +21,12 @@ typedef struct law {
   int code, taken, leaves, stops;
   int64_t fails_at, overruns_at; /* number of the step; 0: none */
   int is_slow;                   /* take_over() takes longer than a period */
+  unsigned ring;                 /* that its signal is sampled into; RINGS: it has no signal */
+  rt_live_t live;
 } law_t;
+
+static rt_sampler_t samplers[RINGS];
+static uint64_t samples[RINGS], signal_of_all;
 
 static int enter(void *self) {
   (void)self;
@@ -39,6 +45,10 @@ static int step(void *self, const rt_cycle_t *cycle) {
   law->last_release = cycle->release;
   law->steps++;
   law->total++;
+  CHECK(law->loop->sampling.sampler == (law->ring < RINGS ? &samplers[law->ring] : NULL));
+  if (law->ring < RINGS) samples[law->ring]++;
+  signal_of_all = cycle->index;
+  rt_sampling_take(&law->loop->sampling);
   if (law->stops && law->loop->is_swap_due) rt_loop_send_command(law->loop, RT_COMMAND_STOP);
   if (law->steps == law->overruns_at) usleep(2 * PERIOD / 1000);
   if (law->steps != law->fails_at) return RT_CONTINUE;
@@ -85,9 +95,13 @@ static void *body(void *argument) {
 }
 
 static law_t *make(rt_loop_t *loop) {
+  static unsigned count;
   law_t *const law = calloc(1, sizeof *law);
   CHECK(law != NULL);
   law->loop = loop;
+  law->ring = count++ % (RINGS + 1);
+  rt_live_init(&law->live);
+  if (law->ring < RINGS) rt_live_use_sampler(&law->live, &samplers[law->ring]);
   return law;
 }
 
@@ -117,7 +131,7 @@ static void ask(rt_loop_t *loop, law_t *now, law_t *next, uint64_t trial, uint32
   swap->self = swap->successor = next;
   swap->former = now;
   swap->take_over = take_over;
-  swap->live = NULL;
+  swap->live = next->ring < RINGS ? &next->live : NULL;
   rt_swap_ask(swap);
   rt_loop_send_command(loop, RT_COMMAND_SWAP);
 }
@@ -229,7 +243,13 @@ static void run(int end) {
   CHECK(bank && rt_memory_map(&state, sizeof(rt_loop_t)) == 0);
   CHECK(rt_memory_map_sealed("rtloop:native", rt_telemetry_bytes(64, 0), &block, &fd) == 0);
   rt_loop_t *const loop = state;
+  rt_broadcast_t *rings[RINGS];
+  for (int i = 0; i < RINGS; i++) {
+    rings[i] = make_ring(&samplers[i], &signal_of_all, PLACES);
+    samples[i] = 0;
+  }
   law_t *now = make(loop);
+  loop->live = now->live;
   loop->telemetry = block;
   rt_telemetry_init(loop->telemetry, 64, 64, 0);
   loop->schedule.period = PERIOD;
@@ -284,6 +304,10 @@ static void run(int end) {
   CHECK(!last || (rt_swap_withdraw(&loop->swap) && !rt_swap_withdraw(&loop->swap)));
   CHECK(rt_telemetry_snapshot(loop->telemetry, bank, &(uint64_t){0}, 1) == 0);
   CHECK((int64_t)bank->counters.cycles == now->total + failed); /* each cycle was a step of exactly one law */
+  for (int i = 0; i < RINGS; i++) {
+    CHECK(samples[i] > 0 && rings[i]->written == samples[i]);
+    free(rings[i]);
+  }
   free(now);
   free(last);
   rt_stack_unmap(&loop->thread.stack);

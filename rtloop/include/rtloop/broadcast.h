@@ -125,13 +125,39 @@ static inline char *rt_broadcast_begin(const rt_broadcast_writer_t *writer) {
   return writer->next;
 }
 
-/* Publish the record that fills `place`, which rt_broadcast_begin has returned. The writer; O(1), wait-free: about 6
- * instructions; no system call. */
-static inline void rt_broadcast_end(rt_broadcast_writer_t *writer, char *place) {
-  place += writer->record_bytes;
-  if (RT_UNLIKELY(place == writer->end)) place = writer->records;
-  writer->next = place;
+/* Publish the record of `bytes` that fills `place`, which rt_broadcast_begin has returned. rt_broadcast_turn has to come
+ * before the next record. The writer; O(1), wait-free: 3 instructions on x86-64 if `bytes` is a constant; no system
+ * call. */
+static inline void rt_broadcast_publish(rt_broadcast_writer_t *writer, char *place, uint64_t bytes) {
+#if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
+  (void)place;
+  rt_add_relaxed(&writer->next, bytes); /* compilers make two instructions of the sum and the store */
+#else
+  writer->next = place + bytes;
+#endif
   rt_add_release(&writer->block->written, 1);
+}
+
+/* Go on at the first place after the last one. The writer; O(1). */
+static inline void rt_broadcast_turn(rt_broadcast_writer_t *writer) {
+  if (RT_UNLIKELY(writer->next == writer->end)) writer->next = writer->records;
+}
+
+/* Publish the record that fills `place`, whatever place is next. The writer; O(1), wait-free; no system call. */
+static inline void rt_broadcast_end(rt_broadcast_writer_t *writer, char *place) {
+  rt_broadcast_publish(writer, place, writer->record_bytes);
+  rt_broadcast_turn(writer);
+}
+
+/* Count the records that can be written before rt_broadcast_turn has to be called. The writer; O(1). */
+static inline uint64_t rt_broadcast_left(const rt_broadcast_writer_t *writer) {
+  return (uint64_t)(writer->end - writer->next) / writer->record_bytes;
+}
+
+/* Find the next place anew, in a copy of a writer's state that may be older than its block. The writer; O(1). */
+static inline void rt_broadcast_resume(rt_broadcast_writer_t *writer) {
+  const uint64_t places = (uint64_t)(writer->end - writer->records) / writer->record_bytes;
+  writer->next = writer->records + rt_load_relaxed(&writer->block->written) % places * writer->record_bytes;
 }
 
 /* Check the block at `address`, of a file of `bytes`, all of it mapped, and begin to read it at its oldest record if

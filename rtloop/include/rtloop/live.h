@@ -33,33 +33,17 @@ static inline void rt_live_use_parameters(rt_live_t *live, rt_parameters_t *para
 /* Sample signals into the block that the sampler writes. Before the loop's thread exists; O(1). */
 static inline void rt_live_use_sampler(rt_live_t *live, rt_sampler_t *sampler) { live->sampler = sampler; }
 
-/* Take no sample: the function of a sampler without signals. */
-static inline void rt_live_sample_nothing(rt_sampler_t *sampler, const rt_cycle_t *cycle) {
-  (void)sampler;
-  (void)cycle;
-}
-
-/* Replace them by those of another step, if it has any; NULL if not. The thread may run a body that samples without a
- * test. The loop's thread between two cycles; O(1). */
+/* Replace them by those of another step, if it has any; NULL if not. The loop's thread between two cycles; O(1). */
 static inline void rt_live_replace(rt_live_t *live, const rt_live_t *by) {
-  static rt_sampler_t none = {.sample = rt_live_sample_nothing};
   rt_live_init(live);
   if (by && by->parameters) rt_live_use_parameters(live, by->parameters);
-  rt_live_use_sampler(live, by && by->sampler ? by->sampler : &none);
+  if (by && by->sampler) rt_live_use_sampler(live, by->sampler);
 }
 
 /* Make a new set of parameters the one in use, if there is one: three instructions if not, else as
  * rt_parameters_take. The loop's thread. */
 static inline void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle) {
   if (RT_UNLIKELY(rt_parameters_is_new(live->state))) (void)rt_parameters_take(live->parameters, cycle);
-}
-
-/* Sample the signals, of which there must be some. As rt_sampler_sample. */
-static inline void rt_live_sample(rt_live_t *live, const rt_cycle_t *cycle) { rt_sampler_sample(live->sampler, cycle); }
-
-/* Sample the signals, if there are any: three instructions if not, else as rt_live_sample. The loop's thread. */
-static inline void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle) {
-  if (live->sampler) rt_live_sample(live, cycle);
 }
 
 #endif

@@ -20,10 +20,12 @@
 #include "telemetry.h"
 
 /* Compute until when a cycle needs no check of the limits of the run, if `index` is that of the cycle at the schedule's
- * release: until the end of the duration, or the first release at which the cycles can be used up. Called anew after
- * each cycle that is not plain, because a release may have been moved back. O(1); never fails. */
+ * release: until the end of the duration, or the first release at which the cycles, or the places for samples of the
+ * signals, can be used up. Called anew after each cycle that is not plain, because a release may have been moved back.
+ * O(1); never fails. */
 static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
-  const uint64_t most = loop->limits.max_cycles, left = most > index ? most - index : 0;
+  const uint64_t most = loop->limits.max_cycles, places = rt_sampling_left(&loop->sampling);
+  const uint64_t cycles = most > index ? most - index : 0, left = cycles < places ? cycles : places;
   int64_t length, until;
   loop->plain_until = loop->end_release;
   if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count || loop->hooks.in_slack ||
@@ -43,10 +45,11 @@ static inline void rt_loop_start_at(rt_loop_t *loop, int64_t origin) {
   const int64_t first = loop->schedule.release;
   loop->first_release = first;
   loop->end_release = first > INT64_MAX - duration ? INT64_MAX : first + duration;
-  rt_loop_limit_plain(loop, 0);
   loop->is_late = 0;
   loop->cycle =
       (rt_cycle_t){.period = rt_schedule_nominal(&loop->schedule), .dt = rt_schedule_exact(&loop->schedule) * 1e-9};
+  rt_sampling_use(&loop->sampling, loop->live.sampler);
+  rt_loop_limit_plain(loop, 0);
   rt_telemetry_begin_run(loop->telemetry, first);
   rt_loop_use_active_bank(loop);
 }
@@ -104,6 +107,12 @@ static __attribute__((noinline, cold, unused)) int64_t rt_loop_wake(rt_loop_t *l
   rt_wakes_run(&loop->wakes);
   rt_loop_limit_plain(loop, loop->cycle.index);
   return rt_loop_read_clock(loop);
+}
+
+/* Go on at the beginning of the ring of samples. Between two cycles; O(1). */
+static __attribute__((noinline, cold, unused)) void rt_loop_turn_samples(rt_loop_t *loop) {
+  rt_sampling_turn(&loop->sampling);
+  rt_loop_limit_plain(loop, loop->cycle.index);
 }
 
 /* Request one call of a function with `self`, after the present step has been timed and before the wait for the next
@@ -208,9 +217,10 @@ static __attribute__((noinline, cold, unused)) void rt_loop_swap(rt_loop_t *loop
                                .until = next.index + swap->trial,
                                .former = loop->self,
                                .live = loop->live};
-    rt_loop_limit_plain(loop, next.index);
   }
   rt_live_replace(&loop->live, swap->live);
+  rt_sampling_use(&loop->sampling, loop->live.sampler);
+  rt_loop_limit_plain(loop, next.index);
   rt_loop_use_step(loop, swap->self);
   rt_swap_answer(swap, swap->trial ? RT_SWAP_ON_TRIAL : RT_SWAP_DONE);
 }
@@ -251,6 +261,7 @@ static inline void rt_loop_revert(rt_loop_t *loop) {
   swap->incident_code = trial->code;
   swap->reverted = loop->cycle.index;
   rt_live_replace(&loop->live, &trial->live);
+  rt_sampling_use(&loop->sampling, loop->live.sampler);
   if (trial->live.parameters) rt_parameters_resume_at(trial->live.parameters, loop->cycle.index);
   rt_loop_use_step(loop, trial->former);
 }
@@ -290,6 +301,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     if (RT_LIKELY(release < loop->plain_until)) {
       if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
     } else {
+      if (RT_UNLIKELY(rt_sampling_is_at_end(&loop->sampling))) rt_loop_turn_samples(loop);
       if (RT_UNLIKELY(loop->wakes.count)) now = rt_loop_wake(loop);
       if (RT_UNLIKELY(loop->trial.is_on) && rt_loop_judge(loop, now + loop->offset) && guard) rt_guard_skip(guard);
       if (RT_UNLIKELY(loop->hooks.in_slack != NULL)) {

@@ -109,7 +109,10 @@ typedef struct rt_loop_end {
 typedef struct rt_loop {
   /* Written by the loop's thread in every cycle. */
   rt_schedule_t schedule;
-  rt_cycle_t cycle;
+  union {
+    rt_cycle_t cycle;
+    rt_sampling_t sampling; /* begins with the cycle */
+  };
   rt_spin_t spin;
 
   /* Constant during a run, except `second`, `bank`, `is_late` and `has_run_hook`, which the loop's thread writes. */

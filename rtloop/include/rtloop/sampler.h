@@ -7,12 +7,17 @@
  *
  * Words of 8 bytes that follow each other in memory as in the record are copied two at a time, as long as the record
  * begins with such pairs. Straight-line code copies a record of few words of 8 bytes, by a function for exactly these
- * numbers, with 12 instructions for everything but the words:
+ * numbers. On x86-64 one store writes two words, wherever they come from, and such a record takes as many instructions:
  *
- *   at most 16 words, all of which follow each other in memory: 1, 2 for each two, and 2 for the last of an odd number
- *   at most 8 pairs and 8 other words, or 16 words without pairs: 3 for a pair, and 3 for another word
+ *   n words that follow each other in memory, n at most 16: 12 + n
+ *   at most 8 pairs and 8 other words, or 16 words without pairs: 12, 3 for a pair, 5 for two other words, and 2 for one
+ *   that is left without pairs, 3 with pairs
  *
- * Any other record is copied in blocks of 8: about 70 instructions, and 3 for each pair and each other word.
+ * These include 3 to call the function and to return from it. Any other record is copied in blocks of 8: about 70 instructions,
+ * and 3 for each pair and each other word.
+ *
+ * A sample does not look for the end of the ring. Its caller does, with rt_sampling_turn before a sample that may be
+ * the first one after the last place, which the loop knows rt_sampling_left cycles ahead.
  */
 #ifndef RTLOOP_SAMPLER_H
 #define RTLOOP_SAMPLER_H
@@ -34,12 +39,13 @@
 #define RT_SAMPLER_SINGLE 16u
 #define RT_SAMPLER_ROW 16u
 
-typedef struct rt_sampler rt_sampler_t;
-typedef void (*rt_sampler_function_t)(rt_sampler_t *, const rt_cycle_t *);
+typedef struct rt_sampling rt_sampling_t;
+typedef void (*rt_sampler_function_t)(rt_sampling_t *);
 
-struct rt_sampler {
+/* What to sample, and into which block. Constant during a run. */
+typedef struct rt_sampler {
   rt_sampler_function_t sample; /* `copy`, or one that calls it in every n-th cycle */
-  rt_broadcast_writer_t writer;
+  rt_broadcast_writer_t writer; /* where the block begins; a run has its own copy */
   rt_sampler_function_t copy;
   uint32_t pairs;     /* of words of 8 bytes that follow each other in memory, from the first word on */
   uint32_t words;     /* of 8 bytes */
@@ -53,6 +59,15 @@ struct rt_sampler {
   uint64_t inverse; /* of the odd part of `every`, modulo 2^64 */
   uint64_t quotients;
   const char *from[RT_SAMPLER_MAX];
+} rt_sampler_t;
+
+/* The cycle that runs, and what a sample of it needs. One struct, so that one address is passed. */
+struct rt_sampling {
+  rt_cycle_t cycle;
+  rt_sampler_function_t take; /* one that does nothing if there are no signals */
+  rt_broadcast_writer_t writer;
+  const char *from;            /* the first word */
+  const rt_sampler_t *sampler; /* NULL: no signals */
 };
 
 /* Test whether `index` is divisible by `every`, without a division. Granlund and Montgomery, "Division by invariant
@@ -93,12 +108,30 @@ static inline void rt_sampler_copy_pair(char *to, const void *from) {
 #endif
 }
 
-/* Begin a record with the cycle's index, release and start. Returns its place. */
-static inline char *rt_sampler_begin(rt_sampler_t *s, const rt_cycle_t *cycle) {
+/* Copy two words of 8 bytes from two addresses. On x86-64 one store writes both. */
+static inline void rt_sampler_copy_two(char *to, const void *first, const void *second) {
+#if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
+  typedef long long to_t __attribute__((vector_size(16), aligned(8), may_alias));
+  long long a, b;
+  memcpy(&a, first, sizeof a);
+  memcpy(&b, second, sizeof b);
+  *(volatile to_t *)(void *)to = (to_t){a, b};
+#else
+  RT_SAMPLER_COPY(uint64_t, to, first);
+  RT_SAMPLER_COPY(uint64_t, to + 8, second);
+#endif
+}
+
+/* Begin a record with the cycle's index and release. Returns its place. */
+static inline char *rt_sampler_begin(const rt_sampling_t *s) {
   char *const place = rt_broadcast_begin(&s->writer);
-  rt_sampler_copy_pair(place, &cycle->index);
-  RT_SAMPLER_COPY(uint64_t, place + 16, &cycle->start);
+  rt_sampler_copy_pair(place, &s->cycle.index);
   return place;
+}
+
+/* Go on with the cycle's start. */
+static inline void rt_sampler_copy_start(const rt_sampling_t *s, char *place) {
+  RT_SAMPLER_COPY(uint64_t, place + 16, &s->cycle.start);
 }
 
 /* Copy `left` words, 8 at a time and then the rest, and advance past them. `copy(i)` copies the i-th of these words,
@@ -133,43 +166,58 @@ static inline char *rt_sampler_begin(rt_sampler_t *s, const rt_cycle_t *cycle) {
 #define RT_SAMPLER_WORD_2(i) rt_sampler_copy_2(to + 2 * (i), from[i])
 #define RT_SAMPLER_WORD_1(i) rt_sampler_copy_1(to + (i), from[i])
 
-/* Write a record of any words. The contract is that of rt_sampler_sample. */
-static __attribute__((unused)) void rt_sampler_copy_any(rt_sampler_t *s, const rt_cycle_t *cycle) {
-  char *const place = rt_sampler_begin(s, cycle);
+/* Write a record of any words. The contract is that of rt_sampling_take. */
+static __attribute__((unused)) void rt_sampler_copy_any(rt_sampling_t *s) {
+  const rt_sampler_t *const sampler = s->sampler;
+  char *const place = rt_sampler_begin(s);
+  rt_sampler_copy_start(s, place);
   char *to = place + RT_SAMPLER_HEAD_BYTES;
-  const char *const *from = s->from;
-  RT_SAMPLER_BLOCKS(s->pairs, 16, 2, RT_SAMPLER_PAIR);
-  RT_SAMPLER_BLOCKS(s->words - 2 * s->pairs, 8, 1, RT_SAMPLER_WORD_8);
-  if (s->total != s->words) {
-    RT_SAMPLER_BLOCKS(s->counts[0], 4, 1, RT_SAMPLER_WORD_4);
-    RT_SAMPLER_BLOCKS(s->counts[1], 2, 1, RT_SAMPLER_WORD_2);
-    RT_SAMPLER_BLOCKS(s->counts[2], 1, 1, RT_SAMPLER_WORD_1);
+  const char *const *from = sampler->from;
+  RT_SAMPLER_BLOCKS(sampler->pairs, 16, 2, RT_SAMPLER_PAIR);
+  RT_SAMPLER_BLOCKS(sampler->words - 2 * sampler->pairs, 8, 1, RT_SAMPLER_WORD_8);
+  if (sampler->total != sampler->words) {
+    RT_SAMPLER_BLOCKS(sampler->counts[0], 4, 1, RT_SAMPLER_WORD_4);
+    RT_SAMPLER_BLOCKS(sampler->counts[1], 2, 1, RT_SAMPLER_WORD_2);
+    RT_SAMPLER_BLOCKS(sampler->counts[2], 1, 1, RT_SAMPLER_WORD_1);
   }
-  rt_broadcast_end(&s->writer, place);
+  rt_broadcast_publish(&s->writer, place, s->writer.record_bytes);
 }
 
 /* Write a record of pairs and other words of 8 bytes; both numbers are constants. */
-static inline __attribute__((always_inline)) void rt_sampler_copy_small(rt_sampler_t *s, const rt_cycle_t *cycle,
-                                                                        uint32_t pairs, uint32_t others) {
-  char *const place = rt_sampler_begin(s, cycle);
+static inline __attribute__((always_inline)) void rt_sampler_copy_small(rt_sampling_t *s, uint32_t pairs,
+                                                                        uint32_t others) {
+  const char *const *const from = s->sampler->from;
+  char *const place = rt_sampler_begin(s);
   char *const to = place + RT_SAMPLER_HEAD_BYTES;
+  const uint32_t words = 2 * pairs + others;
+  uint32_t done = 2 * pairs;
+  if (pairs == 0 && others % 2) {
+    rt_sampler_copy_two(place + 16, &s->cycle.start, from[0]);
+    done = 1;
+  } else {
+    rt_sampler_copy_start(s, place);
+  }
 #pragma GCC unroll 8
-  for (uint32_t i = 0; i < pairs; i++) rt_sampler_copy_pair(to + 16 * i, s->from[2 * i]);
-#pragma GCC unroll 16
-  for (uint32_t i = 2 * pairs; i < 2 * pairs + others; i++) RT_SAMPLER_COPY(uint64_t, to + 8 * i, s->from[i]);
-  rt_broadcast_end(&s->writer, place);
+  for (uint32_t i = 0; i < pairs; i++) rt_sampler_copy_pair(to + 16 * i, from[2 * i]);
+#pragma GCC unroll 8
+  for (; done + 2 <= words; done += 2) rt_sampler_copy_two(to + 8 * done, from[done], from[done + 1]);
+  if (done < words) RT_SAMPLER_COPY(uint64_t, to + 8 * done, from[done]);
+  rt_broadcast_publish(&s->writer, place, RT_SAMPLER_HEAD_BYTES + 8 * words);
 }
 
 /* Write a record of words of 8 bytes that follow each other in memory; their number is a constant. */
-static inline __attribute__((always_inline)) void rt_sampler_copy_row(rt_sampler_t *s, const rt_cycle_t *cycle,
-                                                                      uint32_t words) {
-  char *const place = rt_sampler_begin(s, cycle);
+static inline __attribute__((always_inline)) void rt_sampler_copy_row(rt_sampling_t *s, uint32_t words) {
+  char *const place = rt_sampler_begin(s);
   char *const to = place + RT_SAMPLER_HEAD_BYTES;
-  const char *const from = s->from[0];
-#pragma GCC unroll 16
-  for (uint32_t i = 0; i + 2 <= words; i += 2) rt_sampler_copy_pair(to + 8 * i, from + 8 * i);
-  if (words % 2) RT_SAMPLER_COPY(uint64_t, to + 8 * (words - 1), from + 8 * (words - 1));
-  rt_broadcast_end(&s->writer, place);
+  const char *const from = s->from;
+  if (words % 2) {
+    rt_sampler_copy_two(place + 16, &s->cycle.start, from);
+  } else {
+    rt_sampler_copy_start(s, place);
+  }
+#pragma GCC unroll 8
+  for (uint32_t i = words % 2; i < words; i += 2) rt_sampler_copy_pair(to + 8 * i, from + 8 * i);
+  rt_broadcast_publish(&s->writer, place, RT_SAMPLER_HEAD_BYTES + 8 * words);
 }
 
 /* clang-format off */
@@ -182,25 +230,26 @@ static inline __attribute__((always_inline)) void rt_sampler_copy_row(rt_sampler
   X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16)
 /* clang-format on */
 #define RT_SAMPLER_DEFINE(pairs, others)                                                                               \
-  static __attribute__((unused)) void rt_sampler_copy_##pairs##_##others(rt_sampler_t *s, const rt_cycle_t *cycle) {   \
-    rt_sampler_copy_small(s, cycle, pairs, others);                                                                    \
+  static __attribute__((unused)) void rt_sampler_copy_##pairs##_##others(rt_sampling_t *s) {                           \
+    rt_sampler_copy_small(s, pairs, others);                                                                           \
   }
 #define RT_SAMPLER_NAME(pairs, others) rt_sampler_copy_##pairs##_##others,
 
 #define RT_SAMPLER_DEFINE_ROW(words)                                                                                   \
-  static __attribute__((unused)) void rt_sampler_copy_row_##words(rt_sampler_t *s, const rt_cycle_t *cycle) {          \
-    rt_sampler_copy_row(s, cycle, words);                                                                              \
-  }
+  static __attribute__((unused)) void rt_sampler_copy_row_##words(rt_sampling_t *s) { rt_sampler_copy_row(s, words); }
 #define RT_SAMPLER_NAME_ROW(words) rt_sampler_copy_row_##words,
 
 RT_SAMPLER_EACH(RT_SAMPLER_DEFINE)
 RT_SAMPLER_EACH_SINGLE(RT_SAMPLER_DEFINE)
 RT_SAMPLER_EACH_ROW(RT_SAMPLER_DEFINE_ROW)
 
-/* Write a record if the cycle's index is divisible by `every`. As rt_sampler_sample. */
-static __attribute__((unused)) void rt_sampler_sample_due(rt_sampler_t *s, const rt_cycle_t *cycle) {
-  if (rt_sampler_is_due(s, cycle->index)) s->copy(s, cycle);
+/* Write a record if the cycle's index is divisible by `every`. As rt_sampling_take. */
+static __attribute__((unused)) void rt_sampler_sample_due(rt_sampling_t *s) {
+  if (rt_sampler_is_due(s->sampler, s->cycle.index)) s->sampler->copy(s);
 }
+
+/* Write nothing: there are no signals. */
+static __attribute__((unused)) void rt_sampler_sample_nothing(rt_sampling_t *s) { (void)s; }
 
 /* Choose the functions for the present words. O(1). */
 static inline void rt_sampler_choose(rt_sampler_t *s) {
@@ -263,8 +312,37 @@ static inline int rt_sampler_add(rt_sampler_t *s, const void *address, uint32_t 
   return (int)offset;
 }
 
-/* Write a record of the present values, if the cycle's index is divisible by `every`. The writer must be set. The
- * loop's thread; wait-free; allocates nothing, no system call; O(words). */
-static inline void rt_sampler_sample(rt_sampler_t *s, const rt_cycle_t *cycle) { s->sample(s, cycle); }
+/* Sample what `sampler` says, behind the last record of its block; nothing if it is NULL. Its writer must be set. Before
+ * the first cycle, or on the loop's thread between two cycles; O(1). */
+static inline void rt_sampling_use(rt_sampling_t *s, const rt_sampler_t *sampler) {
+  s->sampler = sampler;
+  if (sampler == NULL) {
+    s->take = rt_sampler_sample_nothing;
+    return;
+  }
+  s->take = sampler->sample;
+  s->from = sampler->from[0];
+  s->writer = sampler->writer;
+  rt_broadcast_resume(&s->writer);
+}
+
+/* Count the cycles that can be sampled before rt_sampling_turn has to be called. The loop's thread; O(1). */
+static inline uint64_t rt_sampling_left(const rt_sampling_t *s) {
+  return s->sampler ? rt_broadcast_left(&s->writer) : UINT64_MAX;
+}
+
+/* Go on at the beginning of the ring after its last place. The loop's thread between two cycles; O(1). */
+static inline void rt_sampling_turn(rt_sampling_t *s) {
+  if (s->sampler) rt_broadcast_turn(&s->writer);
+}
+
+/* Test whether rt_sampling_turn has to come before the next sample. The loop's thread; O(1). */
+static inline int rt_sampling_is_at_end(const rt_sampling_t *s) {
+  return s->sampler && s->writer.next == s->writer.end;
+}
+
+/* Write a record of the present values, if there are signals and the cycle's index is divisible by `every`. The loop's
+ * thread; wait-free; allocates nothing, no system call; O(words). */
+static inline void rt_sampling_take(rt_sampling_t *s) { s->take(s); }
 
 #endif

@@ -69,6 +69,7 @@ static inline int rt_simulate_plan(rt_simulation_t *s) {
     s->self = loop->self;
     s->is_decided = 1;
   }
+  rt_sampling_turn(&loop->sampling);
   const int64_t release = loop->schedule.release;
   if (RT_UNLIKELY(loop->cycle.index >= loop->limits.max_cycles)) return RT_END_NORMAL;
   if (RT_UNLIKELY(release >= loop->end_release)) {

@@ -1,0 +1,21 @@
+/* A sampler of one signal, with a ring of exactly as many bytes as it needs, so that a write past its end is seen. */
+#ifndef SAMPLED_H
+#define SAMPLED_H
+
+#include <stdlib.h>
+
+#include "check.h"
+#include "rtloop/sampler.h"
+
+static rt_broadcast_t *make_ring(rt_sampler_t *sampler, const uint64_t *signal, uint64_t places) {
+  void *block;
+  rt_sampler_init(sampler, 1);
+  CHECK(rt_sampler_add(sampler, signal, sizeof *signal) == RT_SAMPLER_HEAD_BYTES);
+  const uint64_t record_bytes = rt_sampler_stride(sampler), bytes = rt_broadcast_bytes(record_bytes, places, 0);
+  CHECK(bytes && posix_memalign(&block, RT_CACHE_LINE, bytes) == 0);
+  memset(block, 0, bytes);
+  CHECK(rt_broadcast_init(&sampler->writer, block, record_bytes, places, "", 0, 0) == 0);
+  return block;
+}
+
+#endif
