@@ -129,7 +129,9 @@ PROGRAMS = {
             "half of a word is lost": Mutation(
                 "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint8_t, to,"
             ),
-            "the start is the release": Mutation("sampler.h", "place + 16, &s->cycle.start);", "place + 16, &s->cycle.release);"),
+            "the start is the release": Mutation(
+                "sampler.h", "place + 16, &s->cycle.start);", "place + 16, &s->cycle.release);"
+            ),
         },
     ),
     "signals": Program(
