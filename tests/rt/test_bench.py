@@ -15,7 +15,7 @@ RUNS = {
     "locked_memory": ("--pairs 1", 6),
     "snapshot": ("--pairs 1 --seconds 0.5", 6),
     "spin": ("--pairs 1 --seconds 0.5", 3),
-    "scaling": ("--pairs 1 --seconds 0.1", 15),
+    "scaling": ("--pairs 1 --seconds 0.1", 20),
 }
 
 
@@ -29,4 +29,5 @@ def test_a_benchmark_runs_and_has_all_its_claims(script: str, tmp_path: Path) ->
     assert done.returncode in (0, 1), done.stderr
     assert out.exists(), done.stderr
     written = json.loads(out.read_text())
-    assert len(written["claims"]) == claims and all(claim["ours"] > 0 for claim in written["claims"])
+    assert len(written["claims"]) == claims
+    assert all(claim["ours"] > 0 or claim["unit"] == "%" for claim in written["claims"]), "no release need be missed"
