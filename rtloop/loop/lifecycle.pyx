@@ -449,6 +449,7 @@ cdef class Control:
         """
         cdef int64_t left = INT64_MAX
         cdef uint32_t phase
+        cdef bint is_to_read = interrupts is not None and must_reap
         run = self.runs
         while self.is_under_way() and self.runs == run:
             if self.is_in_child():
@@ -469,6 +470,10 @@ cdef class Control:
                     left = deadline - time.monotonic_ns()
                     if left <= 0:
                         return False
+                if is_to_read:  # instead of waiting for the last cycle
+                    is_to_read = False
+                    self.thread.read_ahead()
+                    continue
                 self.thread.wait_while(phase, min(left, SLICE_NS))
                 PyErr_CheckSignals()
             except BaseException as interrupt:

@@ -316,6 +316,12 @@ cdef class LoopThread:
             self.grants = grants
         return grants
 
+    def read_ahead(self):
+        """Read the grants while the thread is about to end, so that :meth:`read_grants` is quicker once it has."""
+        live, undo = self._live, self._undo
+        if live is not None and undo is not None:
+            live.read_ahead(lambda: self._undo is undo)
+
     def unreported_losses(self):
         """Return the grants that were lost, each once in a run."""
         live = self._live

@@ -202,6 +202,30 @@ def test_a_raised_memlock_limit_is_not_lost_and_a_lowered_one_is() -> None:
     assert found == [("128 KiB", True, False), ("192 KiB", True, False), ("64 KiB", False, True)]
 
 
+@pytest.mark.parametrize(
+    ("is_held", "most_ns", "count"),
+    [(True, 10**12, 1), (True, -1, 2), (False, 10**12, 2)],
+    ids=["read ahead", "too long ago", "while it was released"],
+)
+def test_the_end_of_a_run_reads_only_what_was_not_read_ahead(
+    is_held: bool, most_ns: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtloop.telemetry.live_grants._AHEAD_NS", most_ns)
+    read: list[str] = []
+
+    def gone(start: Grant) -> Grant:
+        read.append(start.name)
+        return start._replace(granted="nothing", ok=False)
+
+    start = Grant("device", "open", "open", True, "", kind="device")
+    live = LiveGrants((start,), os.getpid(), os.getpid(), {}, {"device": gone})
+    live.read_ahead(lambda: is_held)
+    report = {"attr": {"size": 0}}
+    assert live.now(report)[0].lost is not None and len(read) == count
+    live.now()
+    assert len(read) == count + 1, "a run that goes on is read each time"
+
+
 @pytest.mark.parametrize("name", ["policy", "memory_lock"])
 @pytest.mark.parametrize("seen", ["while it runs", "at the end"])
 def test_what_a_watchdog_loses_is_told(name: str, seen: str) -> None:
