@@ -132,8 +132,8 @@ class LiveGrants:
         reader._ended, reader._files = None, {}
         at_ns, grants = time.monotonic_ns(), reader._read(None)
         if is_held():
-            self._ahead = _Ahead(at_ns, {grant.name: grant for grant in grants if grant.name in self._start},
-                                 tuple(grant for grant in grants if grant.name not in self._start))
+            known = {grant.name: grant for grant in grants if grant.name in self._start}
+            self._ahead = _Ahead(at_ns, known, grants[len(known) :])
 
     def _read(self, ahead: _Ahead | None) -> tuple[Grant, ...]:
         """Return the grants read again, but for those that were read ahead."""
