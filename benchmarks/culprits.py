@@ -11,7 +11,7 @@ of the spike's if the spike covers at least 80 % of its delay. The kinds:
     softirq      a packet that 400 sockets of a network interface receive, one after the other
     thread       a thread of a higher real-time priority that is busy
     worker       a line of 3,900 characters to a terminal, which a kernel worker of a higher priority processes
-    compaction   the memory of the whole machine is compacted while the step touches 16 MiB of it
+    compaction   the memory is compacted while the step touches 64 MiB of it below a block with many holes
     migration    the blocks of memory in which these lie are taken offline in turn, so that the kernel moves their pages
     signal       SIGSTOP and SIGCONT
     collector    gc.collect() beside a PyLoop
@@ -21,9 +21,9 @@ it waited for a page that was being moved.
 
 It needs root. It restores what it changes: the policy of the kernel's unbound workers, which is FIFO 90 while lines are
 processed, because an ordinary worker does not delay the loop; and the blocks of memory. The network interfaces are in a
-namespace of their own. A block that holds pages of the kernel itself cannot be taken offline. So three that can are
-looked for, and for the time of these spikes they are online for pages that can be moved, and for no others. To take a
-block offline also moves pages that other processes have locked, for which these wait.
+namespace of their own. A block that holds pages of the kernel itself cannot be taken offline. So two or three that can
+are looked for, and during these spikes they are online for pages that can be moved, and for no others. Taking a block
+offline also moves pages that other processes have locked, and these wait for them.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ LEAST_NS = 150_000
 COVERED = 0.8
 #: Planted by the process of the loop.
 IN_PROCESS = ("collector",)
-#: Logged by the loop itself.
-LOGGED = ("compaction", "migration")
+#: Logged by the loop itself, which has its memory in blocks of their own: how many.
+BLOCKS = {"compaction": 2, "migration": 3}
+LOGGED = tuple(BLOCKS)
 BATCH = 100
 #: Most loops for a kind: not every spike delays a cycle.
 ROUNDS = 80
@@ -79,13 +80,17 @@ KINDS = {
     "collector": "garbage collector beside a `PyLoop`",
 }
 TIMERS, SOCKETS, BUSY_NS, STOP_NS = 3000, 400, 600_000, 3_000_000
-#: Takes 1 GiB of memory, and frees it at the end of its input.
-FILL = """
+#: Takes so many pages of memory, and gives every other one back: a compaction fills blocks that are in use.
+PERFORATE = """
 import mmap, sys
-memory = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-for page in range(0, len(memory), 4096):
-    memory[page] = 1
-print("filled", flush=True)
+page, size = mmap.PAGESIZE, int(sys.argv[1]) * mmap.PAGESIZE
+memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+for place in range(0, size, page):
+    memory[place] = 1
+for place in range(0, size, 2 * page):
+    memory.madvise(mmap.MADV_DONTNEED, place, page)
+print("perforated", flush=True)
 sys.stdin.read()
 """
 LOOPS = Path(__file__).with_suffix(".pyx")
@@ -284,42 +289,23 @@ def _served(folder: Path, cpu: int) -> list[Spike]:
 
 
 def plant_compaction(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spike]:
-    """Free the memory above the loop's, so that a compaction moves the loop's pages there."""
+    """Compact the memory when there are holes in the block above the loop's, so that its pages move there."""
     _beside(cpu)
     _pages(grid)
-    os.kill(int((grid.folder / "filler").read_text()), signal.SIGKILL)
-    time.sleep(0.2)
-    with traced(_waits_of(grid.tid)) as trace:
-        compact_memory()
-        return _waits(trace)
-
-
-def compact_memory() -> None:
-    _write(Path("/proc/sys/vm/compact_memory"), "1")
-
-
-@contextmanager
-def filled_memory() -> Iterator[int]:
-    """Fill much memory, above what is free; the process that has it, which may be killed.
-
-    A compaction moves pages to higher addresses, and leaves what is free below.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", FILL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            compact_memory()
-            yield process.pid
-        finally:
-            process.kill()
+    *_, empty = _blocks(grid.folder)
+    empty.put("online_movable")
+    program = [sys.executable, "-c", PERFORATE, str(2 * Block.pages())]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        with traced(_waits_of(grid.tid)) as trace:
+            _write(Path("/proc/sys/vm/compact_memory"), "1")
+            return _waits(trace)
 
 
 def plant_migration(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spike]:
     """Take the block of memory offline that has most of the loop's pages, when the empty one has just come online."""
     _beside(cpu)
-    *used, empty = [Block(number) for number in json.loads((grid.folder / "blocks").read_text())]
+    *used, empty = _blocks(grid.folder)
     module, touched = rtloop.build(LOOPS), _pages(grid)
     with traced(_waits_of(grid.tid)) as trace:
         for _ in range(max(1, count // 4)):
@@ -409,7 +395,7 @@ class Block:
 
 @contextmanager
 def taken_blocks(count: int) -> Iterator[list[int]]:
-    """Take so many blocks of memory offline; afterwards they are online again, in their zones."""
+    """Take so many blocks of memory offline, in ascending order; afterwards they are online again, in their zones."""
     taken: dict[Block, str] = {}
     try:
         for block in sorted(Block.all(), key=lambda block: -block.number):
@@ -417,7 +403,7 @@ def taken_blocks(count: int) -> Iterator[list[int]]:
                 taken[block] = zone
         if len(taken) < count:
             raise SystemExit(f"only {len(taken)} of {count} blocks of memory could be taken offline")
-        yield [block.number for block in taken]
+        yield sorted(block.number for block in taken)
     finally:
         for block, zone in taken.items():
             if block.is_online and block.zone != zone:
@@ -435,6 +421,11 @@ def _pages(grid: Grid) -> list[int]:
         time.sleep(0.05)
     found: list[int] = json.loads(file.read_text())
     return found
+
+
+def _blocks(folder: Path) -> list[Block]:
+    """Return the blocks of memory for the pages of the loop, and last the one that is not online yet."""
+    return [Block(number) for number in json.loads((folder / "blocks").read_text())]
 
 
 def _beside(cpu: int) -> None:
@@ -476,14 +467,13 @@ def run_loop(kind: str, cpu: int, count: int, folder: Path) -> None:
     if kind in LOGGED:
         # Memory that is locked is not compacted while vm.compact_unevictable_allowed is 0.
         loop = rtloop.build(LOOPS).Toucher(PERIOD_NS, lock_memory="off", **keywords)
-        loop.is_lowest = kind == "compaction"  # from where it moves pages
     elif kind == "collector":
         loop = rtloop.PyLoop(lambda cycle: None, PERIOD_NS, **keywords)
     else:
         loop = rtloop.RTLoop(PERIOD_NS, **keywords)
-    if kind == "migration":  # just before the loop takes its memory, because every process may use them
-        for number in json.loads((folder / "blocks").read_text())[:-1]:
-            Block(number).put("online_movable")
+    if kind in LOGGED:  # just before the loop takes its memory, because every process may use them
+        for block in _blocks(folder)[:-1]:
+            block.put("online_movable")
     with loop:
         if kind in LOGGED:
             (folder / "pages.new").write_text(json.dumps(loop.pages))
@@ -542,11 +532,9 @@ def measure(kind: str, cpu: int, wanted: int) -> Judged:
         if missing <= 0:
             break
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-            if kind == "migration":
-                blocks = stack.enter_context(taken_blocks(3))
+            if kind in LOGGED:
+                blocks = stack.enter_context(taken_blocks(BLOCKS[kind]))
                 (Path(name) / "blocks").write_text(json.dumps(blocks))
-            elif kind == "compaction":
-                (Path(name) / "filler").write_text(str(stack.enter_context(filled_memory())))
             got = _measure(kind, cpu, min(BATCH, missing), Path(name))
         total = Judged(total.right + got.right, total.unknown + got.unknown, total.wrong + got.wrong)
         counts = f"{total.right} right, {len(total.unknown)} unknown, {len(total.wrong)} wrong"
