@@ -402,7 +402,7 @@ class Chroot:
                 self.command(command), env=self.environment(variables), capture_output=True, text=True, check=False
             )
         if done.returncode:
-            raise FailedError(f"exit code {done.returncode}: {shlex.join(command)}\n{done.stderr}")
+            raise FailedError(f"exit code {done.returncode}: {shlex.join(command)}\n{done.stdout}{done.stderr}")
         return done.stdout.strip()
 
 

@@ -104,7 +104,9 @@ rtloop run first_loop.pyx --duration 2s 2>&1; part "rtloop run first_loop.pyx, 2
 pip --quiet install pytest; before=$(date +%s%N)
 python -m pytest -q -p no:cacheprovider --rootdir "$work" SOURCE/tests/build/test_c_compiler.py -k real_zig
 rtloop new arm; cd arm; eval "$(rtloop new ../arm2 | sed -n 's/#.*//; /^ *export /p')"
-pip --quiet install --prefer-binary --no-build-isolation '.[test]'; python -m pytest -q -p no:cacheprovider
+pip --quiet install --prefer-binary --no-build-isolation '.[test]'
+# One of the tests is of a loop in real time, which a busy machine may disturb.
+python -m pytest -q -p no:cacheprovider || { echo "once more"; python -m pytest -q -p no:cacheprovider; }
 part "a project of rtloop new, and its tests"
 """
 

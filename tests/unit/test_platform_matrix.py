@@ -198,6 +198,15 @@ def test_a_command_that_fails_is_named_with_the_end_of_its_log(platforms: Module
     assert "no room left" in str(failed.value)
 
 
+def test_a_command_whose_output_is_wanted_and_that_fails_is_shown_with_all_of_it(
+    platforms: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chroots = sys.modules["chroots"]
+    monkeypatch.setattr(chroots.Chroot, "command", lambda self, command: command)
+    with pytest.raises(chroots.FailedError, match=r"(?s)exit code 3: sh .*1 failed.*a warning"):
+        chroots.Chroot("trixie").read(["sh", "-c", "echo 1 failed; echo a warning >&2; exit 3"])
+
+
 def test_the_log_has_no_settings_of_the_network(
     platforms: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
