@@ -185,6 +185,31 @@ static void test_every(void) {
   free(block);
 }
 
+/* Each run goes on behind the last record of the one before, and one without signals changes nothing. */
+static void test_runs(void) {
+  static rt_sampler_t s;
+  uint64_t value = 0, record[4], first;
+  rt_broadcast_reader_t reader;
+  rt_sampler_init(&s, 1);
+  CHECK(rt_sampler_add(&s, &value, 8) == 24);
+  rt_broadcast_t *const block = attach(&s, 4);
+  open_reader(&reader, &s, 4);
+  for (uint64_t run = 0; run < 8; run++) {
+    rt_sampling_use(&sampling, NULL);
+    CHECK(rt_sampling_left(&sampling) == UINT64_MAX && !rt_sampling_is_at_end(&sampling));
+    sample((rt_cycle_t){.index = 99});
+    rt_sampling_use(&sampling, &s);
+    for (uint64_t i = 0; i < 3; i++) {
+      CHECK(rt_sampling_left(&sampling) == 4 - value % 4);
+      value++;
+      sample((rt_cycle_t){.index = i});
+      CHECK(rt_broadcast_read(&reader, (char *)record, 4, &first) == 1 && record[0] == i && record[3] == value);
+    }
+  }
+  CHECK(block->written == 24 && value == 24);
+  free(block);
+}
+
 static rt_sampler_t shared;
 static uint32_t is_done;
 enum { SAMPLES = 20000, PLACES = 8 };
@@ -238,6 +263,7 @@ int main(void) {
   test_words();
   test_small_words();
   test_every();
+  test_runs();
   test_threads();
   return CHECK_DONE();
 }
