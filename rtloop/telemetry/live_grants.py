@@ -133,7 +133,7 @@ class LiveGrants:
         at_ns, grants = time.monotonic_ns(), reader._read(None)
         if is_held():
             known = {grant.name: grant for grant in grants if grant.name in self._start}
-            self._ahead = _Ahead(at_ns, known, grants[len(known) :])
+            self._ahead = _Ahead(at_ns, known, tuple(grant for grant in grants if grant.name not in known))
 
     def _read(self, ahead: _Ahead | None) -> tuple[Grant, ...]:
         """Return the grants read again, but for those that were read ahead."""
