@@ -28,19 +28,21 @@ MILLION = 1_000_000
 SLICE_S = 0.5
 
 
-def look(loop: RTLoop, seconds: float) -> list[tuple[float, float, int]]:
-    """Read a loop ten times a second for a number of seconds.
+def look_once(loop: RTLoop) -> tuple[float, float, int]:
+    """Read a loop. Returns the milliseconds, those of NumPy's copy of as many records, and the number of records."""
+    begin = time.perf_counter_ns()
+    records = loop.stats.records
+    end = time.perf_counter_ns()
+    copy = records.copy()
+    return (end - begin) / 1e6, (time.perf_counter_ns() - end) / 1e6, len(copy)
 
-    Returns, for each reading, its milliseconds, those of NumPy's copy of as many records, and the number of records.
-    """
+
+def look(loop: RTLoop, seconds: float) -> list[tuple[float, float, int]]:
+    """Read a loop ten times a second for a number of seconds, at least once."""
     found = []
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        begin = time.perf_counter_ns()
-        records = loop.stats.records
-        end_of_look = time.perf_counter_ns()
-        copy = records.copy()
-        found.append(((end_of_look - begin) / 1e6, (time.perf_counter_ns() - end_of_look) / 1e6, len(copy)))
+    while not found or time.monotonic() < end:
+        found.append(look_once(loop))
         time.sleep(0.1)
     return found
 
@@ -65,7 +67,7 @@ def main() -> int:
             while (left := arguments.seconds - (time.monotonic() - begin)) > 0:
                 say(f"{left:.0f} s until there are enough records")
                 time.sleep(min(1, left))
-            first, second = (ms for ms, _, _ in look(loop, 0.15))
+            first, second = look_once(loop)[0], look_once(loop)[0]
             looks, ours, theirs = [], [], []
             for number in range(arguments.pairs):
                 say(f"pair {number + 1} of {arguments.pairs}")
