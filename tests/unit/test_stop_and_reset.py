@@ -188,9 +188,10 @@ def test_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordina
     with loop:
         resetter = threading.Thread(target=reset)
         resetter.start()
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:
+        begin, after_a_miss = time.monotonic(), 0
+        while (passed := time.monotonic() - begin) < 1.0 or (after_a_miss <= 20 and passed < 30.0):
             snapshots.append(loop.stats)
+            after_a_miss += snapshots[-1].missed > 0
         done.set()
         resetter.join()
     snapshots.append(loop.stats)
