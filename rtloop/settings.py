@@ -449,7 +449,7 @@ def make_settings(
     guard: str = "off",
     guard_allow: Iterable[str] = (),
     explain: bool | Duration = False,
-    record: int = 65535,
+    record: int = 65536,
     leave_timeout: Duration = "2s",
     tunable: bool = True,
     signals_every: int = 1,

@@ -36,12 +36,12 @@ def acquire(
     asked = f"delays beyond {format_duration(settings.explain_ns)}" if settings.explain_ns else "the worst delays"
     if not settings.record:
         why = "record=0 keeps no timestamps, so late cycles cannot be found"
-        return _refused(asked, why, "record=65535, the default", 0), None
+        return _refused(asked, why, "record=65536, the default", 0), None
     least = -(-_RECORDED_NS // settings.period_ns) if settings.period_ns else 0
     if settings.record < least:
         kept = format_duration(settings.record * settings.period_ns)
         why = f"record={settings.record} keeps the timestamps of {kept}, and late cycles are looked for every 50 ms"
-        return _refused(asked, why, f"record={least} at least; 65535 is the default", 0), None
+        return _refused(asked, why, f"record={least} at least; 65536 is the default", 0), None
     if own_pid_namespace() not in (0, FIRST):
         why = "the kernel's trace has thread numbers of the host, and this process is in another pid namespace"
         return _refused(asked, why, "docker run --pid=host ...\nor run without it: explain=False", 0), None

@@ -79,7 +79,7 @@ cdef class _RTLoop_2:
            runtime=None, deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10,
            strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
-           flush_denormals=False, guard="off", guard_allow=(), explain=False, record=65535, leave_timeout="2s",
+           flush_denormals=False, guard="off", guard_allow=(), explain=False, record=65536, leave_timeout="2s",
            tunable=True, signals_every=1, signals_capacity=16384, name=None)\n--\n
     Hard periodic loop on a thread of its own.
 
@@ -155,8 +155,8 @@ cdef class _RTLoop_2:
         and the ten worst delays, a duration such as ``"200us"`` every longer delay. It needs root. The tracepoints cost
         each cycle some microseconds.
     record : int
-        Number of last cycles whose timestamps are kept. The ring has the next greater power of two of places, 24 bytes
-        each, so 65536 would take twice the memory.
+        Number of last cycles whose timestamps are kept, 24 bytes each, in a ring with a power of two of places. From
+        32768 on the ring may have no more places than that, so a snapshot of a running loop may lack the oldest.
     leave_timeout : duration
         Time that the end of a ``with`` block, an interrupt or the end of the program waits for the present ``step`` and
         for ``leave`` to return.

@@ -56,6 +56,8 @@ cdef int _TRIES = 1000
 cdef int _ATTEMPTS = 200
 #: Room for the settings and grants as JSON, which are about 5 KiB if everything was refused.
 cdef uint64_t _TEXT_BYTES = 16384
+#: From so many records on, a snapshot that lacks the oldest costs less than a ring of twice the size.
+_MANY_RECORDS = 1 << 15
 
 
 class Snapshot(NamedTuple):
@@ -186,8 +188,8 @@ cdef class TelemetryBlock(TelemetryReader):
         self.fd = -1
 
     def __init__(self, name, record, *, is_shared=True):
-        # One more than is kept, because the oldest record may be overwritten while it is read.
-        cdef uint64_t capacity = 1 << int(record).bit_length() if record else 0
+        # A ring of few records has more places than it keeps, because the oldest may be overwritten while it is read.
+        cdef uint64_t capacity = 1 << (int(record) - (record >= _MANY_RECORDS)).bit_length() if record else 0
         cdef uint64_t keep = record
         cdef void *address = NULL
         cdef bytes encoded = name.encode()

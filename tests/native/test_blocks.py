@@ -242,6 +242,12 @@ PROGRAMS = {
             ),
             "an interval from long ago": Mutation("telemetry.h", "  t->previous_start = record.start;\n  rt_", "  rt_"),
             "no late ones": Mutation("telemetry.h", "(is_late != 0)", "0 * is_late"),
+            "loses the oldest record": Mutation(
+                "telemetry.h", "written + !rt_seqlock_read_valid(&t->lock, begin)", "written + 1"
+            ),
+            "takes half a record": Mutation(
+                "telemetry.h", "written + !rt_seqlock_read_valid(&t->lock, begin)", "written"
+            ),
         },
     ),
     "telemetry_view": Program(

@@ -114,6 +114,18 @@ static void test_account(void) {
   CHECK(block->written == 5);
 }
 
+/* A ring of which no record is being written is whole; the oldest one is not while the writer is in its section. */
+static void test_full_ring(rt_record_t *records) {
+  CHECK(block->written > CAPACITY);
+  const uint64_t first = block->written - CAPACITY;
+  CHECK(rt_telemetry_copy_records(block, CAPACITY, records, first, block->written) == CAPACITY);
+  const int64_t second = records[1].release;
+  rt_seqlock_write_begin(&block->lock);
+  CHECK(rt_telemetry_copy_records(block, CAPACITY, records, first, block->written) == CAPACITY - 1);
+  CHECK(records[0].release == second);
+  rt_seqlock_write_end(&block->lock);
+}
+
 int main(void) {
   const uint64_t bytes = rt_telemetry_bytes(CAPACITY, 0);
   block = aligned_alloc(RT_CACHE_LINE, (bytes + RT_CACHE_LINE - 1) / RT_CACHE_LINE * RT_CACHE_LINE);
@@ -133,6 +145,7 @@ int main(void) {
   read_snapshots(bank, records);
   pthread_join(writer, NULL);
   pthread_join(resetter, NULL);
+  test_full_ring(records);
   free(block);
   free(bank);
   free(records);

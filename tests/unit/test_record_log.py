@@ -126,3 +126,10 @@ def test_many_records_of_a_loop_are_read_only_and_complete() -> None:
     stats = loop.simulate(cycles=LEAST + 1000)
     assert len(stats.records) == LEAST + 1000 and not stats.records.flags.writeable
     assert np.all(np.diff(stats.records["release"]) == 100_000)
+
+
+@pytest.mark.parametrize("record", [1000, 1 << 15, (1 << 15) + 1, 1 << 16])
+def test_a_loop_at_rest_has_as_many_records_as_it_was_asked_to_keep(record: int) -> None:
+    stats = rtloop.RTLoop("100us", record=record).simulate(cycles=70_000)
+    assert stats.records["release"][-1] - stats.records["release"][0] == (record - 1) * 100_000
+    assert len(stats.records) == record

@@ -35,7 +35,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "monotonic", "fifo", 80, "auto", "skip", 8, 10,
     )  # fmt: skip
     assert (s.strict, s.lock_memory, s.stack_bytes, s.tune_malloc, s.core_dumps, s.dma_latency_us, s.record) == (
-        True, "all", 512 << 10, False, True, 0, 65535,
+        True, "all", 512 << 10, False, True, 0, 65536,
     )  # fmt: skip
 
 

@@ -375,9 +375,11 @@ static inline uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, uint64
     to[i - first].end = rt_load_relaxed(&slot->end);
   }
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
-  uint64_t written = rt_load_relaxed(&t->written);
+  const uint32_t begin = rt_seqlock_read_begin(&t->lock);
+  const uint64_t written = rt_load_relaxed(&t->written);
   /* The writer may be in the middle of record number `written`, which overwrites number written - capacity. */
-  uint64_t intact = written + 1 > capacity ? written + 1 - capacity : 0;
+  const uint64_t begun = written + !rt_seqlock_read_valid(&t->lock, begin);
+  const uint64_t intact = begun > capacity ? begun - capacity : 0;
   if (intact <= first) return last - first;
   if (intact >= last) return 0;
   memmove(to, to + (intact - first), (last - intact) * sizeof *to);
