@@ -662,13 +662,13 @@ def test_the_lock_of_another_user_is_waited_for(path: str, folder: Path, monkeyp
     lock, own_open, tried = folder / ".setpoint.lock", os.open, list[str]()
     lock.touch()
 
-    def refuse(name: str, *more: Any) -> int:
+    def refuse(name: str, *more: Any, **keywords: Any) -> int:
         if name == str(lock) and len(tried) < 3:
             tried.append(name)
             if len(tried) == 3:
                 lock.unlink()
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return own_open(name, *more)
+        return own_open(name, *more, **keywords)
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(SetupError, match="must be able to write to the folder"):  # the third is about the folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from resource import RLIM_INFINITY
@@ -36,6 +37,25 @@ from rtloop.system.privilege import (
 )
 def test_a_cpu_list_is_parsed(text: str, cpus: tuple[int, ...]) -> None:
     assert parse_cpu_list(text) == cpus
+
+
+def test_a_read_that_a_signal_handler_breaks_off_leaves_no_file_open() -> None:
+    before, broken = len(os.listdir("/proc/self/fd")), 0
+    former = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(20_000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 5e-6)
+                read_text("/proc/self/comm")
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                broken += 1
+            if broken == 100:
+                break
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert broken > 0 and len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("text", ["0-2,5", "0", "0-127", "1,3,5-6", ""])
