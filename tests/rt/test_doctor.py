@@ -19,7 +19,9 @@ from rtloop.system.checks import Check
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
-DROP = ("setpriv", "--bounding-set", "-ipc_lock,-sys_nice", "--inh-caps", "-ipc_lock,-sys_nice")
+#: Without sys_resource, too, with which a process raises its own limits.
+TAKEN = "-ipc_lock,-sys_nice,-sys_resource"
+DROP = ("setpriv", "--bounding-set", TAKEN, "--inh-caps", TAKEN)
 # It may enter any folder: Python may be installed below one of root's own.
 ENTER = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
 ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *ENTER)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from rtloop.memory.hugepage_supply import transparent_page_size
+
 pytestmark = pytest.mark.rt
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -149,6 +151,8 @@ def test_what_is_locked_is_told_by_the_kernel(script: Script, can_tell: bool) ->
 
 
 def test_to_lock_an_array_does_not_split_its_huge_pages(script: Script) -> None:
+    if not transparent_page_size():
+        pytest.skip("this kernel has no transparent huge pages, as those with PREEMPT_RT")
     said = run(script, """
     import numpy as np
     from rtloop import memory as api

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(
     reason="becoming an ordinary user takes root and setpriv(1); an ordinary user's own run covers it",
 )
 
-DROP = ("setpriv", "--bounding-set", "-ipc_lock,-sys_nice", "--inh-caps", "-ipc_lock,-sys_nice")
+#: Without sys_resource, too, with which a process raises its own limits.
+TAKEN = "-ipc_lock,-sys_nice,-sys_resource"
+DROP = ("setpriv", "--bounding-set", TAKEN, "--inh-caps", TAKEN)
 ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 
 

@@ -147,7 +147,7 @@ def test_a_refused_lock_as_another_user(script):
     done = script(
         "import resource, rtloop; resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0)); pool = rtloop.Pool(256, 10);"
         "print(pool.is_locked)",
-        prefix=("setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock"),
+        prefix=("setpriv", "--bounding-set", "-ipc_lock,-sys_resource", "--inh-caps", "-ipc_lock,-sys_resource"),
     )
     assert done.stdout.split() == ["False"], done.stderr
     assert all(word in done.stderr for word in ("RTSetupWarning", "RLIMIT_MEMLOCK is 0 bytes", "LimitMEMLOCK"))
