@@ -376,7 +376,7 @@ def test_system_calls_of_other_threads_are_none_of_it(guilty: ModuleType, dispat
 
 def test_a_fault_after_a_fork_says_so(guilty: ModuleType, samples: None) -> None:
     loop = guilty.Toucher(guard="count", lock_memory="own")  # all memory would be locked, and there, after a fork
-    loop.at = 1 << 30
+    loop.at, loop.every = 1 << 30, True  # or in a later cycle, if this thread is slow
     with warnings.catch_warnings(), loop:
         warnings.simplefilter("ignore")  # that this process forks is said once
         while loop.stats.cycles < 60:

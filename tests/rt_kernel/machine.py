@@ -31,7 +31,9 @@ LEFT_OUT = {
     "pydoc_data", "config",
 }  # fmt: skip
 #: Programs that the tests call, if this machine has them.
-PROGRAMS = ("cyclictest", "taskset", "chrt", "setpriv", "unshare", "ip", "tc")
+PROGRAMS = (
+    "cyclictest", "taskset", "chrt", "setpriv", "unshare", "prlimit", "mountpoint", "strace", "addr2line", "ip", "tc",
+)  # fmt: skip
 #: A busy host may keep the emulated timer from ticking while the kernel checks it, and the kernel panics.
 ARGUMENTS = "console=ttyS0 quiet panic=-1 no_timer_check"
 
@@ -169,9 +171,13 @@ class Machine:
 
     def run(
         self, kernel: Path, script: str, *, cpus: int = 2, arguments: str = "", timeout_s: float = 900,
-        modules: Iterable[Path] = (),
+        modules: Iterable[Path] = (), console: Path | None = None, counts_instructions: bool = False,
     ) -> str:  # fmt: skip
-        """Boot a kernel, run the script, and return what the machine printed; the modules are in /modules there."""
+        """Boot a kernel, run the script, and return what the machine printed; the modules are in /modules there.
+
+        If it `counts_instructions`, the machine's clocks advance by 1 ns for each instruction, and jump while all its
+        CPUs are idle: then no limit of time depends on how busy this machine is, but none is that of this machine.
+        """
         job, image = self.folder / "job", self.folder / "image-with-job"
         shutil.rmtree(job, ignore_errors=True)
         job.mkdir()
@@ -190,8 +196,9 @@ class Machine:
             "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", str(cpus), "-m", "2000",
             "-nographic", "-no-reboot", "-nic", "none", "-kernel", kernel, "-initrd", image,
             "-append", f"{ARGUMENTS} {arguments}",
+            *(["-icount", "shift=0,sleep=off"] if counts_instructions else []),
         ]  # fmt: skip
-        console = self.folder / "console"
+        console = console or self.folder / "console"
         print(f"{kernel.name}: booting; console: {console}", flush=True)
         with console.open("wb") as output:
             try:
