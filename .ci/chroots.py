@@ -107,7 +107,7 @@ def wait(process: subprocess.Popen[bytes], limit_s: float, others: set[int]) -> 
     while time.monotonic() < deadline:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(0.1)
-        for orphan in children() - others - {process.pid}:  # what has ended is not gone before
+        for orphan in children() - others - {process.pid}:  # it stays a zombie until it is waited for
             os.waitpid(orphan, os.WNOHANG)
     raise subprocess.TimeoutExpired(process.args, limit_s)
 

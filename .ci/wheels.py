@@ -105,7 +105,7 @@ pip --quiet install pytest; before=$(date +%s%N)
 python -m pytest -q -p no:cacheprovider --rootdir "$work" SOURCE/tests/build/test_c_compiler.py -k real_zig
 rtloop new arm; cd arm; eval "$(rtloop new ../arm2 | sed -n 's/#.*//; /^ *export /p')"
 pip --quiet install --prefer-binary --no-build-isolation '.[test]'
-# One of the tests is of a loop in real time, which a busy machine may disturb.
+# One of the tests runs a loop in real time, and may fail on a busy machine.
 python -m pytest -q -p no:cacheprovider || { echo "once more"; python -m pytest -q -p no:cacheprovider; }
 part "a project of rtloop new, and its tests"
 """

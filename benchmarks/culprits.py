@@ -21,9 +21,9 @@ it waited for a page that was being moved.
 
 It needs root. It restores what it changes: the policy of the kernel's unbound workers, which is FIFO 90 while lines are
 processed, because an ordinary worker does not delay the loop; and the blocks of memory. The network interfaces are in a
-namespace of their own. A block that holds pages of the kernel itself cannot be taken offline. So two or three that can
-are looked for, and during these spikes they are online for pages that can be moved, and for no others. Taking a block
-offline also moves pages that other processes have locked, and these wait for them.
+namespace of their own. A block that holds pages of the kernel itself cannot be taken offline. So the script looks for
+two or three that can, and during these spikes they are online only for pages that can be moved. Taking a block offline
+also moves pages that other processes have locked, and these processes may wait for them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ KINDS = {
     "collector": "garbage collector beside a `PyLoop`",
 }
 TIMERS, SOCKETS, BUSY_NS, STOP_NS = 3000, 400, 600_000, 3_000_000
-#: Takes so many pages of memory, and gives every other one back: a compaction fills blocks that are in use.
+#: Takes a number of pages, and gives every other one back, because a compaction fills only blocks that are in use.
 PERFORATE = """
 import mmap, sys
 page, size = mmap.PAGESIZE, int(sys.argv[1]) * mmap.PAGESIZE
@@ -242,7 +242,7 @@ def plant_worker(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spi
 
 @contextmanager
 def traced(events: dict[str, str]) -> Iterator[Path]:
-    """Trace some events of the kernel, with their filters; the folder of the trace."""
+    """Trace some events of the kernel, with their filters; yields the folder of the trace."""
     folder = Path("/sys/kernel/tracing/instances") / f"culprits-{os.getpid()}"
     folder.mkdir()
     try:
@@ -395,7 +395,7 @@ class Block:
 
 @contextmanager
 def taken_blocks(count: int) -> Iterator[list[int]]:
-    """Take so many blocks of memory offline, in ascending order; afterwards they are online again, in their zones."""
+    """Take `count` blocks of memory offline; yields their numbers in order. Afterwards they are back in their zones."""
     taken: dict[Block, str] = {}
     try:
         for block in sorted(Block.all(), key=lambda block: -block.number):

@@ -155,8 +155,8 @@ cdef class _RTLoop_2:
         and the ten worst delays, a duration such as ``"200us"`` every longer delay. It needs root. The tracepoints cost
         each cycle some microseconds.
     record : int
-        Number of last cycles whose timestamps are kept, 24 bytes each, in a ring with a power of two of places. From
-        32768 on the ring may have no more places than that, so a snapshot of a running loop may lack the oldest.
+        Number of last cycles whose timestamps are kept, 24 bytes each, in a ring whose number of places is a power of
+        two. From 32768 on, it may have none to spare, so a snapshot of a running loop may lack the oldest.
     leave_timeout : duration
         Time that the end of a ``with`` block, an interrupt or the end of the program waits for the present ``step`` and
         for ``leave`` to return.

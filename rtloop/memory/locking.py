@@ -292,8 +292,9 @@ def advise(buffer: Buffer, advice: str) -> Grant:
     buffer : object
         With at least one whole page inside it.
     advice : str
-        One of :data:`ADVICE`: ``"hugepage"``, ``"nohugepage"``, ``"willneed"``, ``"wipeonfork"`` and so on. A kernel
-        without transparent huge pages, such as one with PREEMPT_RT, refuses ``"hugepage"``; ``"nohugepage"`` holds.
+        One of :data:`ADVICE`: ``"hugepage"``, ``"nohugepage"``, ``"willneed"``, ``"wipeonfork"`` and so on. On a kernel
+        without transparent huge pages, such as one with PREEMPT_RT, ``"hugepage"`` is refused, and ``"nohugepage"`` is
+        granted.
 
     Raises
     ------

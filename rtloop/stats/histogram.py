@@ -56,7 +56,7 @@ class Histogram:
     Parameters
     ----------
     counts : array of int, shape (4353,)
-        Number of values in each bin; copied, unless it is of uint64, its own and read-only.
+        Number of values in each bin; copied, unless it is a read-only uint64 array that owns its memory.
     total : int
         Sum of all values, ns; ignored if there are none, as are the others.
     squares : int, optional

@@ -56,7 +56,7 @@ cdef int _TRIES = 1000
 cdef int _ATTEMPTS = 200
 #: Room for the settings and grants as JSON, which are about 5 KiB if everything was refused.
 cdef uint64_t _TEXT_BYTES = 16384
-#: From so many records on, a snapshot that lacks the oldest costs less than a ring of twice the size.
+#: From this many records on, a snapshot that lacks the oldest costs less than a ring of twice the size.
 _MANY_RECORDS = 1 << 15
 
 

@@ -192,7 +192,9 @@ class LoopReader:
         return self._read(records, None)
 
     def sample(self, records: int, files: dict[str, str]) -> tuple[Stats, int | None]:
-        """Return the same statistics, and the CPU that the thread ran on last, for callers that read many loops.
+        """Return the statistics as :meth:`read` does, and the CPU that the thread ran on last.
+
+        For callers that read many loops.
 
         Parameters
         ----------

@@ -176,7 +176,7 @@ class Machine:
         """Boot a kernel, run the script, and return what the machine printed; the modules are in /modules there.
 
         If it `counts_instructions`, the machine's clocks advance by 1 ns for each instruction, and jump while all its
-        CPUs are idle: then no limit of time depends on how busy this machine is, but none is that of this machine.
+        CPUs are idle, so that its time limits do not depend on how busy this machine is. Its time is not real time.
         """
         job, image = self.folder / "job", self.folder / "image-with-job"
         shutil.rmtree(job, ignore_errors=True)

@@ -231,7 +231,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(platfor
     assert not processes.is_alive(orphan)
 
 
-def test_a_process_whose_parent_has_ended_is_gone_when_it_ends(platforms: ModuleType, tmp_path: Path) -> None:
+def test_no_zombie_is_left_of_a_process_whose_parent_has_ended(platforms: ModuleType, tmp_path: Path) -> None:
     wait = "( sleep 0 & echo $! >orphan ); while [ -d /proc/$(cat orphan) ]; do sleep 0.05; done"
     assert sys.modules["chroots"].run(["sh", "-c", f"cd {tmp_path}; {wait}"], tmp_path / "log", limit_s=60) == 0
 

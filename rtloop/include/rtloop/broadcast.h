@@ -125,9 +125,9 @@ static inline char *rt_broadcast_begin(const rt_broadcast_writer_t *writer) {
   return writer->next;
 }
 
-/* Publish the record of `bytes` that fills `place`, which rt_broadcast_begin has returned. rt_broadcast_turn has to come
- * before the next record. The writer; O(1), wait-free: 3 instructions on x86-64 if `bytes` is a constant; no system
- * call. */
+/* Publish the record of `bytes` that fills `place`, which rt_broadcast_begin has returned. rt_broadcast_turn has to
+ * come before the next record. The writer; O(1), wait-free: 3 instructions on x86-64 if `bytes` is a constant; no
+ * system call. */
 static inline void rt_broadcast_publish(rt_broadcast_writer_t *writer, char *place, uint64_t bytes) {
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
   (void)place;

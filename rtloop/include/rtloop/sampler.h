@@ -10,11 +10,11 @@
  * numbers. On x86-64 one store writes two words, wherever they come from, and such a record takes as many instructions:
  *
  *   n words that follow each other in memory, n at most 16: 12 + n
- *   at most 8 pairs and 8 other words, or 16 words without pairs: 12, 3 for a pair, 5 for two other words, and 2 for one
- *   that is left without pairs, 3 with pairs
+ *   at most 8 pairs and 8 other words, or 16 words without pairs: 12, 3 for a pair, 5 for two other words, 2 for the
+ *   last of an odd number without pairs, or 3 with pairs, and 1 more where gcc 12 copies a register
  *
- * These include 3 to call the function and to return from it. Any other record is copied in blocks of 8: about 70 instructions,
- * and 3 for each pair and each other word.
+ * These include 3 to call the function and to return from it. Any other record is copied in blocks of 8: about 50
+ * instructions, and 3.5 for each pair and each other word.
  *
  * A sample does not look for the end of the ring. Its caller does, with rt_sampling_turn before a sample that may be
  * the first one after the last place, which the loop knows rt_sampling_left cycles ahead.
@@ -312,8 +312,8 @@ static inline int rt_sampler_add(rt_sampler_t *s, const void *address, uint32_t 
   return (int)offset;
 }
 
-/* Sample what `sampler` says, behind the last record of its block; nothing if it is NULL. Its writer must be set. Before
- * the first cycle, or on the loop's thread between two cycles; O(1). */
+/* Sample what `sampler` says, behind the last record of its block; nothing if it is NULL. Its writer must be set.
+ * Before the first cycle, or on the loop's thread between two cycles; O(1). */
 static inline void rt_sampling_use(rt_sampling_t *s, const rt_sampler_t *sampler) {
   s->sampler = sampler;
   if (sampler == NULL) {
