@@ -92,7 +92,7 @@ def test_after_kill_9_a_loop_disappears_and_nothing_is_left(start: Start) -> Non
         marks = ("slain", f"-{process.pid}", "rtloop:")
         return [f"{place}/{name}" for place in places for name in os.listdir(place) if any(m in name for m in marks)]
 
-    process = start("slain", record=1 << 21)  # a block of 100 MB, to be seen in the account of the machine
+    process = start("slain", record=1 << 22)  # a block of 100 MB, to be seen in the account of the machine
     (reader,) = rtloop.running(name="slain")
     while reader.read(records=False).cycles < 20:
         time.sleep(0.01)
