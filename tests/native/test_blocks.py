@@ -126,6 +126,7 @@ PROGRAMS = {
             ),
             "begins a run at the first place": Mutation("sampler.h", "  rt_broadcast_resume(&s->writer);\n", ""),
             "never turns": Mutation("sampler.h", "  if (s->sampler) rt_broadcast_turn(&s->writer);\n", "  (void)s;\n"),
+            "counts cycles as samples": Mutation("sampler.h", "places == 0 || every == 1", "1"),
             "half of a word is lost": Mutation(
                 "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint8_t, to,"
             ),

@@ -196,17 +196,48 @@ static void test_runs(void) {
   open_reader(&reader, &s, 4);
   for (uint64_t run = 0; run < 8; run++) {
     rt_sampling_use(&sampling, NULL);
-    CHECK(rt_sampling_left(&sampling) == UINT64_MAX && !rt_sampling_is_at_end(&sampling));
+    CHECK(rt_sampling_left(&sampling, 0) == UINT64_MAX && !rt_sampling_is_at_end(&sampling));
     sample((rt_cycle_t){.index = 99});
     rt_sampling_use(&sampling, &s);
     for (uint64_t i = 0; i < 3; i++) {
-      CHECK(rt_sampling_left(&sampling) == 4 - value % 4);
+      CHECK(rt_sampling_left(&sampling, i) == 4 - value % 4);
       value++;
       sample((rt_cycle_t){.index = i});
       CHECK(rt_broadcast_read(&reader, (char *)record, 4, &first) == 1 && record[0] == i && record[3] == value);
     }
   }
   CHECK(block->written == 24 && value == 24);
+  free(block);
+}
+
+/* A loop that samples every n-th cycle knows to the cycle when the ring has to be begun again. */
+static void test_cycles_to_the_end(void) {
+  static rt_sampler_t s;
+  static const uint64_t divisors[] = {1, 2, 3, 10, 64};
+  const uint64_t value = 1;
+  for (unsigned i = 0; i < sizeof divisors / sizeof *divisors; i++) {
+    rt_sampler_init(&s, divisors[i]);
+    CHECK(rt_sampler_add(&s, &value, 8) == 24);
+    rt_broadcast_t *const block = attach(&s, 4);
+    uint64_t end = rt_sampling_left(&sampling, 0);
+    CHECK(end == 3 * divisors[i] + 1);
+    for (uint64_t index = 0; index < 1000; index++) {
+      CHECK(index + rt_sampling_left(&sampling, index) == end && index < end);
+      sampling.cycle = (rt_cycle_t){.index = index};
+      rt_sampling_take(&sampling);
+      CHECK(rt_sampling_is_at_end(&sampling) == (index + 1 == end));
+      if (index + 1 == end) {
+        CHECK(rt_sampling_left(&sampling, end) == 0);
+        rt_sampling_turn(&sampling);
+        end += 4 * divisors[i];
+      }
+    }
+    free(block);
+  }
+  rt_sampler_init(&s, UINT64_MAX / 2);
+  CHECK(rt_sampler_add(&s, &value, 8) == 24);
+  rt_broadcast_t *const block = attach(&s, 4);
+  CHECK(rt_sampling_left(&sampling, 0) == UINT64_MAX);
   free(block);
 }
 
@@ -264,6 +295,7 @@ int main(void) {
   test_small_words();
   test_every();
   test_runs();
+  test_cycles_to_the_end();
   test_threads();
   return CHECK_DONE();
 }

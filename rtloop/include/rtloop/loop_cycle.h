@@ -24,7 +24,7 @@
  * signals, can be used up. Called anew after each cycle that is not plain, because a release may have been moved back.
  * O(1); never fails. */
 static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
-  const uint64_t most = loop->limits.max_cycles, places = rt_sampling_left(&loop->sampling);
+  const uint64_t most = loop->limits.max_cycles, places = rt_sampling_left(&loop->sampling, index);
   const uint64_t cycles = most > index ? most - index : 0, left = cycles < places ? cycles : places;
   int64_t length, until;
   loop->plain_until = loop->end_release;

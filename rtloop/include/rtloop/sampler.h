@@ -326,9 +326,16 @@ static inline void rt_sampling_use(rt_sampling_t *s, const rt_sampler_t *sampler
   rt_broadcast_resume(&s->writer);
 }
 
-/* Count the cycles that can be sampled before rt_sampling_turn has to be called. The loop's thread; O(1). */
-static inline uint64_t rt_sampling_left(const rt_sampling_t *s) {
-  return s->sampler ? rt_broadcast_left(&s->writer) : UINT64_MAX;
+/* Count the cycles, from number `index` on, that can be sampled before rt_sampling_turn has to be called. The loop's
+ * thread; O(1). */
+static inline uint64_t rt_sampling_left(const rt_sampling_t *s, uint64_t index) {
+  if (s->sampler == NULL) return UINT64_MAX;
+  const uint64_t places = rt_broadcast_left(&s->writer), every = s->sampler->every;
+  if (places == 0 || every == 1) return places;
+  const uint64_t first = (every - index % every) % every + 1; /* until the next sample was taken */
+  uint64_t left;
+  const int is_far = __builtin_mul_overflow(places - 1, every, &left) || __builtin_add_overflow(left, first, &left);
+  return is_far ? UINT64_MAX : left;
 }
 
 /* Go on at the beginning of the ring after its last place. The loop's thread between two cycles; O(1). */
