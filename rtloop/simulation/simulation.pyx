@@ -7,10 +7,12 @@ from posix.unistd cimport getpid
 
 from rtloop.loop.lifecycle cimport Control
 from rtloop.live.parameter_block cimport ParameterRun
-from rtloop.loop.callbacks cimport call_enter, call_leave, call_live_step, call_overrun, call_step
+from rtloop.loop.callbacks cimport call_enter, call_leave, call_overrun, call_step
 from rtloop.loop.loop cimport _RTLoop_2
 from rtloop.headers.live cimport rt_parameters_publish, rt_parameters_view_t
-from rtloop.headers.loop cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t, rt_loop_t
+from rtloop.headers.loop cimport (
+    RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t, rt_live_before_step, rt_loop_t, rt_sampling_take,
+)
 from rtloop.headers.simulate cimport (
     CLOCK_MONOTONIC,
     RT_END_MODEL,
@@ -122,7 +124,14 @@ cdef int _before_replay(void *context, const rt_cycle_t *cycle) noexcept nogil:
 
 cdef int _call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
     cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_2>self)._rt
-    return call_step(self, cycle) if loop.live.state is NULL else call_live_step(self, cycle)
+    cdef int rc
+    if loop.live.state is NULL:
+        return call_step(self, cycle)
+    rt_live_before_step(&loop.live, cycle)
+    rc = call_step(self, cycle)
+    if loop.telemetry is not NULL:  # in a child that the step has forked the state is wiped
+        rt_sampling_take(&loop.sampling)
+    return rc
 
 
 cdef class _Run:

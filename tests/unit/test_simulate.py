@@ -478,6 +478,29 @@ def test_a_fork_in_the_plant_ends_it_in_the_child_alone(script: Callable[..., An
     assert "parent: 50 stopped" in done.stdout
 
 
+@pytest.mark.parametrize("signals", [(), ("x",)], ids=["without signals", "with signals"])
+def test_a_fork_in_the_step_ends_it_in_the_child_alone(signals: tuple[str, ...], script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import os, numpy as np, rtloop
+        pid = -1
+        def step(cycle, *data):
+            global pid
+            if cycle.index == 5:
+                pid = os.fork()
+        loop = rtloop.PyLoop(step, "1ms", data=np.zeros((), [("x", "f8")]), signals={signals})
+        try:
+            stats = loop.simulate(cycles=50)
+        except rtloop.StateError as error:
+            print("child:", error, flush=True)
+            os._exit(7)
+        print("parent:", stats.cycles, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+    )
+    assert "child: PyLoop-1: a callback has forked" in done.stdout, done.stderr
+    assert "parent: 50 7" in done.stdout
+
+
 def test_nothing_stays_open() -> None:
     loop = RTLoop("1ms")
     loop.simulate(cycles=5)
