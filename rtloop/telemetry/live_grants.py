@@ -116,6 +116,8 @@ class LiveGrants:
         grants = reader._read(ahead)
         if is_held():
             self._grants = grants
+            if report is None:  # what was read ahead is older than this
+                self._ahead = None
         return self._grants
 
     def read_ahead(self, is_held: Callable[[], bool]) -> None:

@@ -226,6 +226,15 @@ def test_the_end_of_a_run_reads_only_what_was_not_read_ahead(
     assert len(read) == count + 1, "a run that goes on is read each time"
 
 
+def test_a_loss_that_was_seen_after_the_grants_were_read_ahead_is_in_the_last_grants() -> None:
+    now = Grant("device", "open", "open", True, "", kind="device")
+    live = LiveGrants((now,), os.getpid(), os.getpid(), {}, {"device": lambda _: now})
+    live.read_ahead(lambda: True)
+    now = now._replace(granted="nothing", ok=False)
+    assert [grant.lost is not None for grant in live.now()] == [True]
+    assert [grant.lost is not None for grant in live.now({"attr": {"size": 0}})] == [True]
+
+
 @pytest.mark.parametrize("name", ["policy", "memory_lock"])
 @pytest.mark.parametrize("seen", ["while it runs", "at the end"])
 def test_what_a_watchdog_loses_is_told(name: str, seen: str) -> None:
