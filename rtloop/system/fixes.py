@@ -65,9 +65,9 @@ def _user() -> str:
 
 
 def _setup() -> str:
-    """Return the command that gives a user all privileges of a loop."""
+    """Return the command that gives a user all privileges of a loop; sudo alone does not look into environments."""
     user = _user()
-    return "sudo rtloop setup-privileges" + (f" --user {user}" if user != "root" else "")
+    return "sudo $(which rtloop) setup-privileges" + (f" --user {user}" if user != "root" else "")
 
 
 def no_file_fix(error: int) -> tuple[str, str]:

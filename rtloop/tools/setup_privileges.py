@@ -103,7 +103,7 @@ def _caller() -> str:
 
 def _require_root(root: str, option: str) -> None:
     if not root and os.geteuid():
-        command = " ".join(["sudo rtloop setup-privileges", option]).strip()
+        command = " ".join(["sudo $(which rtloop) setup-privileges", option]).strip()
         raise click.ClickException(f"only root may change this: {command}; --dry-run shows the changes without root")
 
 

@@ -217,7 +217,7 @@ def test_what_is_missing_is_named_with_its_fix(root: str, monkeypatch: pytest.Mo
         Isolation("3", root=root).begin()
     monkeypatch.undo()
     monkeypatch.setattr(Kernel, "is_writable", lambda self, path: path != TOP)
-    assert missing_rights(kernel) == ["root: sudo rtloop isolate ..., or a systemd unit without User="]
+    assert missing_rights(kernel) == ["root: sudo $(which rtloop) isolate ..., or a systemd unit without User="]
     monkeypatch.undo()
     make_machine(Path(root), {f"{TOP}/cgroup.controllers": "memory pids"})
     assert "lacks it, because it is not passed on to this container" in missing_rights(kernel)[0]
@@ -527,7 +527,7 @@ def test_without_rights_the_commands_and_what_is_missing_are_printed(
     assert result.return_value == 1
     assert f"echo isolated > {TOP}/rtloop-cpu-3/cpuset.cpus.partition" in result.stdout
     assert f"{TOP}/rtloop-cpu-3/cgroup.procs python main.py --rate 1kHz" in result.stdout
-    assert "missing: root: sudo rtloop isolate" in result.output
+    assert "missing: root: sudo $(which rtloop) isolate" in result.output
     assert contents(root) == before
     document = json.loads(command("--cpus", "3", "--dry-run", "--json").stdout)
     assert document["cpus"] == [3] and document["housekeeping"] == [0, 1, 2] and document["cgroup_version"] == 2

@@ -49,7 +49,8 @@ def check_cpus(kernel: Kernel, cpus: str | int | Iterable[int]) -> Request:
     taken: dict[int, str] = {}
     for journal in journals(kernel):
         with suppress(ValueError):
-            hint = "" if journal.is_kept() else ", whose processes were killed; fix: sudo rtloop isolate --undo"
+            undo = "sudo $(which rtloop) isolate --undo"
+            hint = "" if journal.is_kept() else f", whose processes were killed; fix: {undo}"
             taken.update(dict.fromkeys(parse_cpu_list(journal.cpus), f"the isolation {journal.path}{hint}"))
     hierarchy = find_hierarchy(kernel)
     if hierarchy.version == 2:
@@ -86,7 +87,7 @@ def missing_rights(kernel: Kernel) -> list[str]:
         ]
     missing = []
     if (not kernel.root and os.geteuid()) or not kernel.is_writable(hierarchy.top):
-        missing.append("root: sudo rtloop isolate ..., or a systemd unit without User=")
+        missing.append("root: sudo $(which rtloop) isolate ..., or a systemd unit without User=")
     elif not kernel.root and not kernel.is_writable("/run"):
         missing.append(f"a writable /run: the journal {FOLDER} is kept there")
     return missing

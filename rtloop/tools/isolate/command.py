@@ -101,7 +101,7 @@ def isolate(
 def _report_stale(kernel: Kernel) -> None:
     for journal in stale_journals(kernel):
         print(f"rtloop: CPU {journal.cpus} is still isolated by a run whose processes were all killed; "
-              "restore it with: sudo rtloop isolate --undo", file=sys.stderr)  # fmt: skip
+              "restore it with: sudo $(which rtloop) isolate --undo", file=sys.stderr)  # fmt: skip
 
 
 def _dry_run(isolation: Isolation, program: tuple[str, ...], as_json: bool) -> int:

@@ -51,7 +51,7 @@ def _isolated(machine: Machine) -> Check:
     if len(machine.online) < 2:
         return Check("cpus", name, found + ": there is only one", source, "note", why)
     last = str(machine.online[-1])
-    now = f"now:        sudo rtloop isolate --cpus {last} -- python main.py   # undone when the program ends\n"
+    now = f"now:        sudo $(which rtloop) isolate --cpus {last} -- $(which python) main.py   # undone at its end\n"
     return Check("cpus", name, found, source, "note", why, now + _isolate(machine, last))
 
 

@@ -52,7 +52,7 @@ def _firmware(machine: Machine, before: Sample | None, after: Sample | None) -> 
         return Check("machine", name, found, source, "ok", why)
     if machine.cpu_vendor == "GenuineIntel":
         reason = machine.read_bytes("/dev/cpu/0/msr", 0)[1] or "no counter"
-        fix = f"sudo modprobe msr && sudo rtloop doctor\n{fix}"
+        fix = f"sudo modprobe msr && sudo $(which rtloop) doctor\n{fix}"
         return Check("machine", name, unread(reason), source, "note", why, fix)
     return Check("machine", name, unread("this processor does not count them"), source, "note", why, fix)
 
@@ -127,7 +127,7 @@ def _napi(machine: Machine) -> Check:
     fix = ""
     if without:
         fix = (
-            f"loop:       sudo rtloop isolate --cpus ... --device {without[0]} -- ...   # if the loop uses this card\n"
+            f"loop:       sudo $(which rtloop) isolate --cpus ... --device {without[0]} -- ...   # if the loop has it\n"
             f"now:        echo 1 | sudo tee {_NET}/{without[0]}/threaded"
         )
     return Check("cpus", name, ", ".join(texts), source, "note", why, fix)
