@@ -43,7 +43,7 @@ def leave(control: _Control, has_signal_come: bool) -> None:
     """Remove a loop that has ended. If a signal has told it to end, the report of the end counts it."""
     global _ended_before
     loops.discard(control)
-    if has_signal_come and control not in _stopping:
+    if has_signal_come and not control.is_helper and control not in _stopping:
         _ended_before += 1
 
 
@@ -72,8 +72,8 @@ def check_not_ending(name: str) -> None:
 def _stop_all() -> str:
     """Ask all loops to end, then wait for each up to its `leave_timeout`. Returns a sentence about it."""
     global _ended_before
-    every = [*loops, *simulations]
-    _stopping.update(every)
+    _stopping.update(loops, simulations)  # first, so that a loop that ends meanwhile is counted once
+    every = list(_stopping)
     begin = time.monotonic_ns()
     for control in every:
         control.request_stop()
@@ -114,8 +114,10 @@ def _before_fork() -> None:
 
 
 def _forget() -> None:
-    loops.clear()
-    simulations.clear()
+    global _ended_before
+    for every in (loops, simulations, _stopping):
+        every.clear()
+    _ended_before = 0
 
 
 at_end(LOOPS, _stop_all, _is_any_left)
