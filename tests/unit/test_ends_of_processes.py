@@ -262,11 +262,11 @@ begun.wait()
 
 def test_the_interpreter_does_not_end_before_a_thread_of_rtloop_sleeps() -> None:
     code = COMPUTING.format(rounds=50_000)  # 20 ms
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("computed\n", "")
 
 
 def test_a_thread_of_rtloop_that_computes_on_and_on_keeps_no_process_from_its_end() -> None:
     code = COMPUTING.format(rounds=2_000_000_000)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("\n", "")
