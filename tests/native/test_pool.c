@@ -509,10 +509,13 @@ static void run(void *(*body)(void *)) {
 static void check_threads(uint32_t kind, uint32_t count) {
   pool = make(64, count, kind);
   if (kind == RT_POOL_SHARED) pool->leaves[0] |= UINT64_C(0xffffff00) << 32; /* the count of takes is about to wrap */
-  run(allocate_and_free);
-  CHECK(rt_pool_in_use(pool) == 0 && rt_pool_check(pool) == 0);
-  CHECK(rt_pool_high_water(pool) > 0 && rt_pool_high_water(pool) <= count);
-  CHECK(rt_pool_failures(pool) > 0 || count > THREADS * HELD - 1);
+  const int can_be_exhausted = count < THREADS * HELD;
+  for (int tries = 0; tries == 0 || (can_be_exhausted && rt_pool_failures(pool) == 0 && tries < 50); tries++) {
+    run(allocate_and_free); /* a busy machine may let the threads run one after the other */
+    CHECK(rt_pool_in_use(pool) == 0 && rt_pool_check(pool) == 0);
+    CHECK(rt_pool_high_water(pool) > 0 && rt_pool_high_water(pool) <= count);
+  }
+  CHECK(rt_pool_failures(pool) > 0 || !can_be_exhausted);
   drop(pool);
 }
 
