@@ -256,7 +256,7 @@ def processes_with(argument: str) -> list[int]:
     return [process for process, words in commands.items() if "rtloop.demo.plant" in words and argument in words]
 
 
-def wait_until(condition: Any, seconds: float = 20.0) -> None:
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it has not happened"

@@ -241,6 +241,16 @@ def follow(recorder: FlightRecorder, is_over: Any) -> None:
         time.sleep(0.005)
 
 
+def test_no_more_files_are_written_than_asked_for_however_many_events_one_turn_finds(loop: Any, tmp_path: Path) -> None:
+    files = EventFiles(tmp_path / "few.npz", loop.name, "monotonic", 100, 2)
+    recorder = FlightRecorder(rtloop.connect(loop.name, os.getpid()), "number % 10 == 0", (PERIOD, 0), files)
+    cycle = loop.stats.cycles
+    wait_until(lambda: loop.stats.cycles > cycle + 100, "ten events have come")
+    recorder.turn()
+    recorder.close()
+    assert files.written == 2 and files.are_complete
+
+
 def test_each_refused_set_of_parameters_is_an_event(loop: Any, tmp_path: Path) -> None:
     files = EventFiles(tmp_path / "refused.npz", loop.name, "monotonic", 100)
     recorder = FlightRecorder(rtloop.connect(loop.name, os.getpid()), "refused", (PERIOD, 0), files)

@@ -147,7 +147,8 @@ def test_the_json_document_has_everything() -> None:
     assert all(loop["breakpoint_ns"] == 0 for loop in document["loops"])
     assert document["asked"]["period_ns"] == 2_000_000 and document["asked"]["load"] == "none"
     assert [claim["rate_hz"] for claim in document["claims"]][:2] == [10_000, 8_000]
-    assert document["confidence"] == 0.95 and document["conclusion"].endswith(".")
+    assert document["confidence"] == 0.95
+    assert document["conclusion"].startswith(("The worst of ", "No cycle was measured"))  # the machine decides which
 
 
 def test_a_breakpoint_ends_it_with_the_records_before() -> None:

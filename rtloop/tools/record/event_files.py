@@ -33,11 +33,15 @@ class EventFiles:
         Clock of its releases.
     keep : int
         Number of files to keep; an older one is removed before the next is written.
+    most : int, optional
+        Number of files after which no more are to be written.
     """
 
-    def __init__(self, output: str | os.PathLike[str], loop: str, clock: str, keep: int) -> None:
+    def __init__(
+        self, output: str | os.PathLike[str], loop: str, clock: str, keep: int, most: int | None = None
+    ) -> None:
         self._target = Path(output)
-        self._loop, self._clock, self._keep = loop, clock, keep
+        self._loop, self._clock, self._keep, self._most = loop, clock, keep, most
         self._number = 0
         self.kept: list[dict[str, Any]] = []
 
@@ -45,6 +49,11 @@ class EventFiles:
     def written(self) -> int:
         """Number of files that were written."""
         return self._number
+
+    @property
+    def are_complete(self) -> bool:
+        """True if as many files were written as there are to be."""
+        return self._most is not None and self._number >= self._most
 
     @property
     def removed(self) -> int:

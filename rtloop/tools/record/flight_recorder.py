@@ -160,6 +160,8 @@ class FlightRecorder:
         self.loop.close()
 
     def _write(self, records: NDArray[Any], release: int) -> None:
+        if self.files.are_complete:  # the samples of one turn may hold several events
+            return
         cycles = records["cycle"]
         first, last = int(cycles[0]), int(cycles[-1])
         at = int(cycles[int(np.flatnonzero(records["release"] == release)[0])])

@@ -106,20 +106,20 @@ def record_events(
 
     loop = connect(name, pid)
     try:
-        files = EventFiles(output, loop.name, loop.clock, keep)
+        files = EventFiles(output, loop.name, loop.clock, keep, most)
         recorder = FlightRecorder(loop, trigger, times, files, tell)
     except BaseException:
         loop.close()
         raise
 
     def turn() -> bool:
-        goes_on = recorder.turn() and (most is None or files.written < most)
+        goes_on = recorder.turn() and not files.are_complete
         progress.show(recorder.taken, recorder.lost)
         return goes_on
 
     try:
         _follow(lambda: recorder.loop.state, duration, turn)
-        if most is None or files.written < most:
+        if not files.are_complete:
             recorder.finish()
         progress.end()
         events = {"events": files.kept, "written": files.written, "removed": files.removed, "counts": recorder.counts}
