@@ -27,7 +27,7 @@ from machine import TESTS, Machine, part, section
 PYTEST = '"$PYTHON" -m pytest -p no:cacheprovider -v -rsxfE --tb=short --durations=5'
 #: As on a machine with systemd: groups below the root may have cpusets.
 CPUSETS = "echo +cpuset >/sys/fs/cgroup/cgroup.subtree_control"
-#: What a file reads that is not inside: the project that is being tested, its pages and benchmarks.
+#: Found in files that read what is not inside: the project that is being tested, its pages and benchmarks.
 READS_PROJECT = re.compile(r"parents\[2\]")
 RESULT = re.compile(r"^(tests/\S+?::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b", re.MULTILINE)
 BAD = ("FAILED", "ERROR")
@@ -40,7 +40,7 @@ def files_of(folder: str) -> list[str]:
 
 
 class Log:
-    """What a machine has printed: the tests that it was to run, and their results."""
+    """Output of a machine: the tests that it was to run, and their results."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -42,7 +42,7 @@
 typedef struct rt_sampling rt_sampling_t;
 typedef void (*rt_sampler_function_t)(rt_sampling_t *);
 
-/* What to sample, and into which block. Constant during a run. */
+/* Signals to sample, and the block for their samples. Constant during a run. */
 typedef struct rt_sampler {
   rt_sampler_function_t sample; /* `copy`, or one that calls it in every n-th cycle */
   rt_broadcast_writer_t writer; /* where the block begins; a run has its own copy */

@@ -1,1 +1,1 @@
-"""What has become of a run: its statistics, why it failed, and what the user is warned of."""
+"""Outcome of a run: its statistics, the reason of a failure, and the warnings for the user."""
