@@ -1,7 +1,8 @@
-"""Pythons that a Debian release does not have: free-threaded ones from its source, and one of this machine's own."""
+"""Pythons that a Debian release does not have: free-threaded ones from source, and one of this machine's own."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ _PACKAGES = (
     "dpkg-dev", "make", "pkg-config", "zlib1g-dev", "libffi-dev", "libssl-dev", "libbz2-dev", "liblzma-dev",
     "libsqlite3-dev", "libreadline-dev", "xz-utils",
 )  # fmt: skip
+#: Ubuntu's mirror, and its keys in Debian's package.
+UBUNTU_MIRROR = os.environ.get("RTLOOP_UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu")
+_UBUNTU_KEYS = "/usr/share/keyrings/ubuntu-archive-keyring.gpg"
 #: Without optimization by profiles and at link time, which take an hour; the tests of Python itself are left out.
 _COMPILE = """set -e
 mkdir -p /var/tmp/python
 cd /var/tmp/python
 rm -rf {source}*
-apt-get -qq -oAPT::Sandbox::User=root source --download-only {source}
+apt-get -qq -oAPT::Sandbox::User=root source --tar-only --download-only {source}
 mkdir {source}-tree
 tar xf {source}_*.orig.tar.xz -C {source}-tree --strip-components=1
 cd {source}-tree
@@ -34,18 +38,22 @@ rm -rf {source}*
 
 @dataclass(frozen=True)
 class FreeThreaded:
-    """A free-threaded Python that is compiled from a source package of Debian.
+    """A free-threaded Python that is compiled from the source package of Debian, or of Ubuntu.
 
     Attributes
     ----------
     version : str
         Such as "3.13t".
     suite : str
-        Debian's release.
+        Debian's release, in which it is compiled.
+    ubuntu : str
+        Ubuntu's release whose source is taken, if not Debian's: both have the authors' archive. The mirror of Debian
+        sid may list a source that it does not have.
     """
 
     version: str
     suite: str
+    ubuntu: str = ""
 
     @property
     def prefix(self) -> str:
@@ -60,15 +68,21 @@ class FreeThreaded:
     @property
     def packages(self) -> tuple[str, ...]:
         """Debian packages that it is compiled with."""
-        return (*COMPILING, *_PACKAGES)
+        return (*COMPILING, *_PACKAGES, *(("ubuntu-keyring",) if self.ubuntu else ()))
+
+    @property
+    def apt_source(self) -> str:
+        """The line by which apt finds the source."""
+        if self.ubuntu:
+            return f"deb-src [signed-by={_UBUNTU_KEYS}] {UBUNTU_MIRROR} {self.ubuntu} main"
+        return f"deb-src {MIRROR} {self.suite} main"
 
     def make_in(self, chroot: Chroot) -> None:
         """Compile it in a system that has its packages, if it is not there yet."""
         if chroot.path(self.program).exists():
             return
-        say(f"{chroot.name}: compiling Python {self.version} from Debian's source (some minutes)")
-        sources = chroot.path("etc/apt/sources.list.d/rtloop-source.list")
-        sources.write_text(f"deb-src {MIRROR} {self.suite} main\n")
+        say(f"{chroot.name}: compiling Python {self.version} (some minutes)")
+        chroot.path("etc/apt/sources.list.d/rtloop-source.list").write_text(f"{self.apt_source}\n")
         chroot.apt("update")
         script = _COMPILE.format(source=f"python{self.version.removesuffix('t')}", prefix=self.prefix)
         chroot.must_run(["sh", "-c", script])
@@ -83,7 +97,7 @@ class FreeThreaded:
 
 
 THREADED_313 = FreeThreaded("3.13t", "trixie")
-THREADED_314 = FreeThreaded("3.14t", "sid")
+THREADED_314 = FreeThreaded("3.14t", "sid", ubuntu="resolute")
 
 
 @dataclass(frozen=True)

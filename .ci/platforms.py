@@ -131,7 +131,7 @@ class Platform:
     build_with : tuple of str
         Packages that the wheel is built with, if not the newest.
     free_threaded : FreeThreaded, optional
-        The interpreter, if it is compiled from Debian's source.
+        The interpreter, if it is compiled from source.
     parallel, alone : tuple of str
         Tests that run on all CPUs, and tests that run one at a time.
     only : tuple of str

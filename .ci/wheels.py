@@ -87,6 +87,8 @@ PYTHONS = (
     Python("3.13", "trixie", arch="arm64"),
     Python("3.14", "sid"),
     Python("3.15", "sid", "python3.15", ("python3.15-dev", "python3.15-venv")),
+    Python("3.14", "sid", arch="arm64"),
+    Python("3.15", "sid", "python3.15", ("python3.15-dev", "python3.15-venv"), arch="arm64"),
     Python("3.13t", "trixie", THREADED_313.program, source=THREADED_313),
     Python("3.14t", "sid", THREADED_314.program, source=THREADED_314),
 )

@@ -296,6 +296,15 @@ def test_a_system_is_ready_if_it_has_the_packages_and_perhaps_more(platforms: Mo
     assert system.is_ready(), "what others need stays noted"
 
 
+def test_a_free_threaded_python_has_the_source_of_debian_or_of_ubuntu(platforms: ModuleType) -> None:
+    interpreters, mirror = sys.modules["interpreters"], sys.modules["chroots"].MIRROR
+    of_debian = interpreters.FreeThreaded("3.13t", "trixie")
+    assert of_debian.apt_source == f"deb-src {mirror} trixie main" and "ubuntu-keyring" not in of_debian.packages
+    of_ubuntu = interpreters.FreeThreaded("3.14t", "sid", ubuntu="resolute")
+    assert of_ubuntu.apt_source.endswith(f" {interpreters.UBUNTU_MIRROR} resolute main")
+    assert "[signed-by=" in of_ubuntu.apt_source and "ubuntu-keyring" in of_ubuntu.packages
+
+
 def test_a_python_of_this_machine_is_copied_whole_under_its_own_path(platforms: ModuleType, tmp_path: Path) -> None:
     interpreters = sys.modules["interpreters"]
     prefix = tmp_path / "python"
