@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib.util
+import mmap
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +113,22 @@ def _signals() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(scope="session")
+def wiped_children() -> None:
+    """Skips where a forked child has its parent's memory in spite of MADV_WIPEONFORK, as under qemu-user 7.2."""
+    madv_wipeonfork = 18
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(madv_wipeonfork)
+        memory[0] = 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there may be threads, and the child only ends
+            child = os.fork()
+        if child == 0:
+            os._exit(memory[0])
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            pytest.skip("the kernel accepts MADV_WIPEONFORK, and has not wiped a forked child's memory")
 
 
 @pytest.fixture(scope="session")

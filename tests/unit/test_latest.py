@@ -78,6 +78,7 @@ def test_a_type_that_can_never_work_is_refused(dtype: Any) -> None:
         Latest(dtype)
 
 
+@pytest.mark.usefixtures("wiped_children")
 def test_a_forked_child_has_none() -> None:
     latest = Latest("f8")
     latest.write(1)

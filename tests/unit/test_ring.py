@@ -370,6 +370,7 @@ def test_a_view_that_a_child_inherits_takes_nothing_out_there() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.usefixtures("wiped_children")
 def test_a_forked_child_has_an_empty_ring_without_room() -> None:
     ring = Ring("f8", 4)
     ring.push(1)

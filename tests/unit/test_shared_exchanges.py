@@ -247,6 +247,7 @@ def test_of_many_processes_at_once_one_is_the_writer(name: str, start: Callable[
             peer.do("!made = None")
 
 
+@pytest.mark.usefixtures("wiped_children")
 def test_a_forked_child_has_no_part_in_it(name: str, exchanges: ModuleType) -> None:
     writer, reader = Latest("i8", share=name), Latest.open(name)
     producer, consumer = Ring("i8", 8, share=name + " ring"), Ring.open(name + " ring")
