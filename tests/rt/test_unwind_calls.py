@@ -120,7 +120,7 @@ def test_every_call_of_a_start_fails_in_turn_and_nothing_stays(
     script: Script, faults: Path, settings: dict[str, Any], calls: set[str], strict: bool
 ) -> None:
     environment = {"LD_PRELOAD": str(faults), "SETTINGS": json.dumps(settings | {"strict": strict})}
-    done = script(PROGRAM, env=environment)
+    done = script(PROGRAM, env=environment, timeout=150)  # some hundred starts
     assert done.returncode == 0, done.stderr
     starts = [json.loads(line) for line in done.stdout.splitlines()]
     for said in starts:
