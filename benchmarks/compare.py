@@ -34,6 +34,8 @@ IN_README = (
     ("latency", "rtloop, 50 %", "cyclictest", "median wake-up latency, relative to `cyclictest`"),
     ("latency", "rtloop, 99 %", "cyclictest", "99th percentile of the wake-up latency, relative to `cyclictest`"),
 )
+#: Facts in which the files of one machine agree.
+MACHINE = ("cpu", "cpu_generation", "cpus", "kernel", "is_virtual")
 #: Share of a figure that never counts as a change: other code around it moves it by as much.
 TOLERANCE = 0.05
 
@@ -60,8 +62,8 @@ class Results(NamedTuple):
         return f"{text}, {str(facts.get('time', ''))[:10]}" + (", quick" if self.is_quick else "")
 
     def is_same_machine(self, other: Results) -> bool:
-        """Return True if both files come from processors and kernels of the same names."""
-        return all(self.facts.get(name) == other.facts.get(name) for name in ("cpu", "cpus", "kernel", "is_virtual"))
+        """Return True if both files come from processors and kernels of the same names and generations."""
+        return all(self.facts.get(name) == other.facts.get(name) for name in MACHINE)
 
 
 class Change(NamedTuple):

@@ -3,7 +3,7 @@
 //   peers single ROUNDS ITEMS          prints "NAME NS" for each contestant, ROUNDS times: ns of a push and a pop in turn
 //   peers threads ROUNDS ITEMS A B     prints the same between a producer on CPU A and a consumer on CPU B: ns an item
 //
-// Both have room for 1024 items, and both know the item's size at compile time.
+// All have room for 1024 items, and know an item's size at compile time. One of boost's knows the capacity, too.
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
@@ -48,8 +48,8 @@ inline void relax() {
 #endif
 }
 
-template <class T> struct Boost {
-  boost::lockfree::spsc_queue<T, boost::lockfree::capacity<1024>> queue;
+template <class T, class Queue> struct Boost {
+  Queue queue;
 
   void pairs(long count) {
     T in{}, out;
@@ -79,6 +79,11 @@ template <class T> struct Boost {
     }
   }
 };
+
+using namespace boost::lockfree;
+template <class T> using Constant = Boost<T, spsc_queue<T, capacity<1024>>>;
+// Its capacity is chosen at run time, as that of rtloop's ring is.
+template <class T> using Chosen = Boost<T, spsc_queue<T>>;
 
 double now() {
   timespec t;
@@ -128,14 +133,18 @@ int main(int argc, char **argv) {
   const sched_param priority{1};
   sched_setscheduler(0, SCHED_FIFO, &priority);
   void *const ring8 = ours_make(8), *const ring64 = ours_make(64), *const latest = ours_make_latest(64);
-  const auto boost8 = std::make_unique<Boost<uint64_t>>();
-  const auto boost64 = std::make_unique<Boost<Item>>();
+  const auto boost8 = std::make_unique<Constant<uint64_t>>();
+  const auto boost64 = std::make_unique<Constant<Item>>();
+  Chosen<uint64_t> chosen8{spsc_queue<uint64_t>(1024)};
+  Chosen<Item> chosen64{spsc_queue<Item>(1024)};
   for (long round = 0; round < rounds; round++) {
     if (mode == "single") {
       printf("ring-8 %.4f\n", time_of([&] { ours_pairs_8(ring8, count); }, count));
       printf("boost-8 %.4f\n", time_of([&] { boost8->pairs(count); }, count));
+      printf("chosen-8 %.4f\n", time_of([&] { chosen8.pairs(count); }, count));
       printf("ring-64 %.4f\n", time_of([&] { ours_pairs_64(ring64, count); }, count));
       printf("boost-64 %.4f\n", time_of([&] { boost64->pairs(count); }, count));
+      printf("chosen-64 %.4f\n", time_of([&] { chosen64.pairs(count); }, count));
       printf("latest-64 %.4f\n", time_of([&] { ours_latest(latest, count); }, count));
     } else {
       const int a = argc > 5 ? atoi(argv[4]) : 0, b = argc > 5 ? atoi(argv[5]) : 1;
