@@ -132,6 +132,20 @@ def wiped_children() -> None:
 
 
 @pytest.fixture(scope="session")
+def tracefs() -> Iterator[Path]:
+    """Mounts the kernel's trace if it is not mounted, and unmounts it at the end of the tests."""
+    folder = Path("/sys/kernel/tracing")
+    is_mounted = os.access(folder / "instances", os.W_OK)
+    if not is_mounted:
+        done = subprocess.run(["mount", "-t", "tracefs", "none", folder], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"tracefs is not mounted, and cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    if not is_mounted:
+        subprocess.run(["umount", folder], check=False)
+
+
+@pytest.fixture(scope="session")
 def warm_cython(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables with which `python -m cython` is a child of a process that has loaded Cython, one in a test run."""
     if importlib.util.find_spec("Cython") is None or os.environ.get("RTLOOP_TEST_SLOW"):

@@ -42,6 +42,7 @@ def test_no_page_fault_in_10000_cycles_while_python_allocates(probes: ModuleType
     assert stats.latency.count == 10_000 - stats.warmup
 
 
+@pytest.mark.usefixtures("tracefs")
 def test_no_thread_of_lower_priority_wakes_a_loop_or_a_watchdog(
     probes: ModuleType, support: Callable[[str], ModuleType]
 ) -> None:

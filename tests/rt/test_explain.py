@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.rt,
     pytest.mark.skipif(os.geteuid() != 0, reason="tracing the kernel needs root"),
     pytest.mark.skipif(os.stat("/proc/self/ns/pid").st_ino != 0xEFFFFFFC, reason="a pid namespace of its own"),
-    pytest.mark.skipif(not os.access(TRACING / "instances", os.W_OK), reason=f"tracefs is not mounted on {TRACING}"),
+    pytest.mark.usefixtures("tracefs"),
 ]
 Planted = tuple[Stats, list[tuple[int, int]]]
 ROUNDS = 5
