@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError
 from rtloop.sharing.path_lock import locked
-from rtloop.system.fileio import replaced
+from rtloop.system.fileio import parse_field, read_text, replaced
+from rtloop.system.privilege import CAP_SYS_RESOURCE
 
-__all__ = ["Change", "Request", "container_flags", "make_commands", "make_plan", "perform", "undo"]
+__all__ = ["Change", "Request", "container_flags", "find_obstacle", "make_commands", "make_plan", "perform", "undo"]
 
 _JOURNAL = "/var/lib/rtloop/privileges.json"
 _DEVICE = "/dev/cpu_dma_latency"
@@ -182,6 +183,26 @@ def _file(root: str, path: str, text: str) -> Change:
         raise ConfigError(f"{path} is a symbolic link to {os.readlink(root + path)}: remove it, or edit that file")
     before = _read(root + path)
     return Change("file", path, before, text, "already" if before == text else "to do")
+
+
+def find_obstacle(status: str | None = None) -> str:
+    """Return why no login and no service of this machine can get the limits; empty if that is not known.
+
+    Parameters
+    ----------
+    status : str, optional
+        The text of ``/proc/1/status``; read from there by default. All logins and services descend from this process,
+        and none can have a capability outside its bounding set (capabilities(7)).
+    """
+    with suppress(OSError, ValueError):
+        bounding = parse_field(read_text("/proc/1/status") if status is None else status, "CapBnd")
+        if bounding and not int(bounding, 16) >> CAP_SYS_RESOURCE & 1:
+            return (
+                "the first process of this system lacks CAP_SYS_RESOURCE, as in a container, so no login and no "
+                "service can raise a limit; fix: start the container with the flags that "
+                "rtloop setup-privileges --container prints"
+            )
+    return ""
 
 
 def make_commands(changes: Sequence[Change], root: str = "") -> list[str]:

@@ -47,11 +47,12 @@ def setup_privileges(
 
     Exit code: 0 all is as requested, 1 something was refused or left alone, 2 the command line is wrong.
     """
-    from rtloop.machine.privileges import Request, container_flags, make_commands, make_plan, perform, undo
+    from rtloop.machine import privileges
+    from rtloop.machine.privileges import Request, make_commands, make_plan, perform, undo
 
     root = root.rstrip("/")
     if container:
-        flags = container_flags(priority)
+        flags = privileges.container_flags(priority)
         if as_json:
             click.echo(json.dumps({"command": "setup-privileges", "container": flags}, indent=1))
         else:
@@ -66,6 +67,8 @@ def setup_privileges(
         if not yes and not _ask(changes, as_json, "Undo this?"):
             return 1
         return _show(undo(root), as_json, "")
+    if not root and (obstacle := privileges.find_obstacle()):
+        click.echo(f"warning: {obstacle}", err=True)
     who = () if unit else users or ((_caller(),) if _caller() not in ("", "root") else ())
     changes = make_plan(Request(who, group, unit, priority), root)
     if dry_run and not as_json:

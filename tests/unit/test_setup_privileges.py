@@ -17,7 +17,7 @@ import pytest
 from rtloop.errors import ConfigError, SetupError
 from rtloop.machine import privileges
 from rtloop.machine.doctor.checks.session import granted_by_pam
-from rtloop.machine.privileges import Request, make_commands, make_plan, perform, undo
+from rtloop.machine.privileges import Request, find_obstacle, make_commands, make_plan, perform, undo
 
 LIMITS = "etc/security/limits.d/99-rtloop-realtime.conf"
 RULE = "etc/udev/rules.d/99-rtloop-privileges.rules"
@@ -323,6 +323,12 @@ def test_the_command_shows_asks_changes_and_takes_back(
     capsys.readouterr()
     assert run("--container") == 0
     assert "--ulimit rtprio=95 --ulimit memlock=-1:-1" in capsys.readouterr().out
+
+
+def test_a_container_whose_root_cannot_raise_limits_is_told_so() -> None:
+    assert "lacks CAP_SYS_RESOURCE" in find_obstacle("Name:\tinit\nCapBnd:\t000001fffeffffff\n")
+    assert find_obstacle("Name:\tinit\nCapBnd:\t000001ffffffffff\n") == ""
+    assert find_obstacle("Name:\tinit\n") == find_obstacle("CapBnd:\tx\n") == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="groupadd needs root")
