@@ -238,7 +238,8 @@ def page(content: dict[str, Any]) -> str:
     return f"""<!-- made by benchmarks/hours.py -->
 # Wake-up latency at 200 us, over hours
 
-OSADL and TI publish the largest wake-up latency of `cyclictest` at a period of 200 us, over five to six hours.
+OSADL (the Open Source Automation Development Lab) and TI (Texas Instruments)
+publish the largest wake-up latency of `cyclictest` at a period of 200 us, over five to six hours.
 `benchmarks/hours.py` measures a loop and `cyclictest` in the same way, in alternating blocks:
 
 ```
