@@ -45,8 +45,8 @@ def summary(checks: Sequence[Check]) -> str:
     conclusion = {
         "fail": "a loop with the default settings does not work here",
         "warn": "a loop works here, but wakes up later than it could",
-        "note": "nothing here delays a loop",
-        "ok": "nothing here delays a loop",
+        "note": "nothing was found that delays a loop",
+        "ok": "nothing was found that delays a loop",
     }[worst(checks)]
     return f"{figures}: {conclusion}."
 

@@ -79,7 +79,7 @@ def _unbound_work(machine: Machine) -> Check:
 
 def _later_interrupts(machine: Machine) -> Check:
     why = "an interrupt that a driver requests in the future may arrive on these CPUs"
-    return _mask_check(machine, "interrupts to come", _AFFINITY, why, "note", "irqaffinity")
+    return _mask_check(machine, "new interrupts", _AFFINITY, why, "note", "irqaffinity")
 
 
 def _caches(machine: Machine) -> Check:

@@ -55,7 +55,7 @@ def _governor(machine: Machine) -> Check:
 
 
 def _other_governors(machine: Machine) -> Check:
-    name, source = "governors to choose from", f"{_CPU}/cpu*/cpufreq/scaling_available_governors"
+    name, source = "available governors", f"{_CPU}/cpu*/cpufreq/scaling_available_governors"
     why = (
         "a program may choose another governor while a loop runs; ondemand, conservative and schedutil follow the load"
     )
