@@ -73,7 +73,7 @@ class Task:
 
     @classmethod
     def from_stats(cls, stats: Stats, *, percentile: float | None = None, **others: Any) -> Task:
-        """Make a task from measurements: the longest step as C, and the latest wake-up as jitter.
+        """Make a task from measurements: the longest step as C, and the largest wake-up latency as jitter.
 
         Parameters
         ----------

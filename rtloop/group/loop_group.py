@@ -356,8 +356,8 @@ class LoopGroup:
             Worst-case CPU time of a step, by the loop's name, instead of the group's own. The default is the longest
             measured step.
         percentile : float, optional
-            Use this percentile instead of the longest step and the latest wake-up. The result is then not a bound, and
-            a note in it states that.
+            Use this percentile instead of the longest step and the largest wake-up latency. The result is then not a
+            bound, and a note in it states that.
 
         Raises
         ------

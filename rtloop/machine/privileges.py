@@ -140,10 +140,10 @@ def make_plan(request: Request, root: str = "") -> list[Change]:
         If a name is not valid, or a user is not known.
     """
     if not _GROUP.fullmatch(request.group):
-        raise ConfigError(f"{request.group!r} is not a valid name of a group")
+        raise ConfigError(f"{request.group!r} is not a valid group name")
     for name in request.users:
         if not _USER.fullmatch(name):
-            raise ConfigError(f"{name!r} is not a valid name of a user")
+            raise ConfigError(f"{name!r} is not a valid user name")
     if request.unit and not _UNIT.fullmatch(request.unit):
         raise ConfigError(f"{request.unit!r} is not the name of a service, which ends with .service")
     known = _users(root)

@@ -74,8 +74,8 @@ def analyze(
     """Check whether several loops always meet their deadlines.
 
     A FILE is a list of tasks in TOML or JSON, or the saved stats of a run: stats.save("run.npz"). A run's longest step
-    becomes the task's wcet, its latest wake-up the jitter, and its longest response is shown beside the bound. The
-    worst response includes the wake-up latency: it is counted from the release, not from the start of the step.
+    becomes the task's wcet, its largest wake-up latency the jitter, and its longest response is shown beside the bound.
+    The worst response includes the wake-up latency: it is counted from the release, not from the start of the step.
 
     \b
     tasks.toml, a table for each task; deadline, priority, cpu, jitter and blocking may be left out:

@@ -32,7 +32,7 @@ def exchanges(sockets: tuple[str, ...], over: int, as_json: bool) -> None:
     from, to   the processes that have these roles; - if no process has the role;
                * follows the id of a process in another PID namespace
     rate       items or values written in a second
-    fill       items in a ring, of its capacity; the most that were ever in it
+    fill       items in a ring, its capacity, and the most that were ever in it
     age        time since the newest value with a time stamp was written
 
     An exchange exists as long as a process has it open. Give the SOCKET of an exchange, /run/arm/setpoint or

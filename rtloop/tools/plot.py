@@ -38,7 +38,7 @@ _KINDS = ("main", "histograms", "time", *_LABELS, "schedule")
 @click.option("--kind", type=click.Choice(_KINDS), default=None,
               help="Kind of picture; by default main for one run, histograms for several.")  # fmt: skip
 @click.option("--at", metavar="TIME", default=None,
-              help="For schedule: last (the default), worst, or so much after the origin: 1.5s.")  # fmt: skip
+              help="For schedule: last (the default), worst, or a time after the origin: 1.5s.")  # fmt: skip
 @click.option("--duration", metavar="TIME", default=None, help="For schedule: how long, instead of a hyperperiod.")
 def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | None, duration: str | None) -> None:
     """Draw saved stats: stats.save("run.npz").

@@ -179,7 +179,7 @@ def test_two_isolations_end_in_any_order(tmp_path: Path, version: dict[str, str]
 
 def test_cpus_that_cannot_be_isolated(root: str) -> None:
     for cpus, reason in {
-        "7": "CPU 7 does not exist; online are 0-3", "": "give the CPUs", "x": "give the CPUs", "0-3": "no CPU is left",
+        "7": "CPU 7 does not exist; online: 0-3", "": "give the CPUs", "x": "give the CPUs", "0-3": "no CPU is left",
         "1-0": "give the CPUs",
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=reason):

@@ -45,7 +45,7 @@ def check_cpus(kernel: Kernel, cpus: str | int | Iterable[int]) -> Request:
     if strange := set(asked) - set(online):
         present = kernel.cpus("/sys/devices/system/cpu/present")
         kind = "is offline" if strange <= set(present) else "does not exist"
-        raise ConfigError(f"cpus={text!r}: CPU {format_cpu_list(strange)} {kind}; online are {format_cpu_list(online)}")
+        raise ConfigError(f"cpus={text!r}: CPU {format_cpu_list(strange)} {kind}; online: {format_cpu_list(online)}")
     taken: dict[int, str] = {}
     for journal in journals(kernel):
         with suppress(ValueError):
@@ -61,7 +61,7 @@ def check_cpus(kernel: Kernel, cpus: str | int | Iterable[int]) -> Request:
         raise ConfigError(f"cpus={text!r}: CPU {common[0]} is isolated already, by {taken[common[0]]}")
     left = set(online) - set(taken) - boot - set(asked)
     if not left:
-        others = f" besides {format_cpu_list(set(taken) | boot)}, which are isolated" if set(taken) | boot else ""
+        others = f"; already isolated: {format_cpu_list(set(taken) | boot)}" if set(taken) | boot else ""
         raise ConfigError(
             f"cpus={text!r}: no CPU is left for all other work: this machine has {format_cpu_list(online)}{others}; "
             "isolate fewer"

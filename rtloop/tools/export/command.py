@@ -32,7 +32,7 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
     """Write saved stats in the format of another tool.
 
     \b
-    csv       the last cycles, one a row, or the histograms (--table); times in ns
+    csv       the last cycles, one per row, or the histograms (--table); times in ns
     json      everything, the last cycles' timestamps too
     hdr       an HdrHistogram log: a tagged line for latency, execution, response
               and interval; needs the extra `export`

@@ -48,7 +48,7 @@ def complete_cpus(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.option("--device-priority", type=click.IntRange(1, 99), default=60, show_default=True,
               help="Priority for --device.")  # fmt: skip
 @click.option("--idle-latency", "idle_latency_us", metavar="US", type=click.IntRange(0), default=10, show_default=True,
-              help="Disable idle states of these CPUs that take longer to leave, in microseconds.")  # fmt: skip
+              help="Disable idle states of these CPUs that take more than US microseconds to leave.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the commands that do the same, and change nothing.")
 @click.option("--undo", "is_undo", is_flag=True, help="Undo isolations whose processes were all killed.")
 @as_json_option("instead of the table; with a program, on stderr")
@@ -83,7 +83,7 @@ def isolate(
             raise click.UsageError("--undo takes neither --cpus nor a program")
         return _undo(Console(), as_json)
     if not cpus:
-        raise click.UsageError("name the CPUs to isolate: --cpus 3; rtloop doctor shows the machine's")
+        raise click.UsageError("name the CPUs to isolate: --cpus 3; rtloop doctor shows this machine's")
     if not program and not dry_run:
         raise click.UsageError("name the program to run: rtloop isolate --cpus 3 -- python main.py")
     isolation = Isolation(cpus, devices=devices, device_priority=device_priority, idle_latency_us=idle_latency_us)

@@ -210,8 +210,8 @@ def _compare(
     cpu = max(usable_isolated_cpus() or os.sched_getaffinity(0)) if cpus == ["auto"] else cpus[0]
     if asked["period_ns"] % 1000 or "priority" not in asked or asked["policy"] != "fifo":
         raise RtloopError(
-            "--compare needs a --rate whose period is whole microseconds, and --policy fifo, because cyclictest has no "
-            "others"
+            "--compare needs --policy fifo, and a --rate whose period is a whole number of microseconds, as cyclictest "
+            "requires"
         )
     cycles = asked["duration_ns"] // asked["period_ns"]
     pairs: list[tuple[Histogram, Histogram]] = []

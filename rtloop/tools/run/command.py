@@ -202,24 +202,25 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("--spin", metavar="TIME", callback=to_spin, help="Wake up TIME early and spin; auto learns it.")
 @click.option("--lock", type=click.Choice(["all", "onfault", "own", "off"]), help="Memory to lock; by default all.")
 @click.option("--overrun", type=click.Choice(list(OVERRUN_POLICIES)), help="Policy for overruns; by default skip.")
-@click.option("--guard", metavar="MODE", help="off, count or stop: watch step for faults, system calls and malloc.")
+@click.option("--guard", metavar="MODE", help="off, count or stop: watch step for page faults and system calls.")
 @click.option("--guard-alloc", is_flag=True, help="Also watch step for malloc; implies --guard count.")
 @explain_option
 @explain_above_option
 @click.option("--name", metavar="NAME", help="Name of the loop and its thread.")
 @click.option(
     "--strict", is_flag=True,
-    help=f"Exit with {NOT_KEPT} if a request is refused (before the start), or a release is missed or overrun.",
+    help=f"Exit with {NOT_KEPT} if a request is refused (before the start), a release missed or overrun, or a guard "
+    "finds something.",
 )  # fmt: skip
 @click.option("--simulate", is_flag=True, help="Run in virtual time, without a thread or privileges.")
 @click.option("--watch", is_flag=True, help="Swap in the new step whenever the .pyx is saved.")
 @click.option(
     "--rehearse", metavar="TIME", callback=to_duration,
-    help="--watch: first run each new step for TIME in virtual time in another process, where it may crash.",
+    help="With --watch: first run each new step for TIME in virtual time in another process, where it may crash.",
 )  # fmt: skip
 @click.option(
     "--trial", metavar="TIME", callback=to_duration,
-    help="--watch: go back to the former step if the new one fails within TIME.",
+    help="With --watch: go back to the former step if the new one fails within TIME.",
 )  # fmt: skip
 @plot_option("Draw the run")
 @click.option(
@@ -250,7 +251,7 @@ def run(**options: Any) -> int:
     rtloop run servo.pyx --duration 1min --explain            who delayed the cycles that were late? (root)
     rtloop run servo.pyx --duration 1h --simulate             takes seconds
     rtloop run servo.pyx --watch                              save the file to swap in the new step
-    rtloop run servo.pyx --watch --rehearse 1s --trial 2s     refuse a step that crashes, return from one that fails
+    rtloop run servo.pyx --watch --rehearse 1s --trial 2s     refuse a step that crashes, take back one that fails
     rtloop run control.py:step --rate 100Hz --record out.npz  a function; later: rtloop report out.npz
 
     Refused requests are listed at the end. The loop runs nevertheless, unless --strict is given.
@@ -475,7 +476,10 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
         err.print(f"\n[red]{what}[/]", end="", soft_wrap=True)
         err.print(message, markup=False, soft_wrap=True)
     elif outcome.kind == "interrupted" and stats.state == "running":
-        err.print("[red]Not stopped:[/] a callback has not returned; the process exits without it.", soft_wrap=True)
+        err.print(
+            "[red]Not stopped:[/] a callback has not returned; the process exits without waiting for it.",
+            soft_wrap=True,
+        )
     elif outcome.kind == "interrupted":
         err.print(f"Stopped by {name_of(error)}." if isinstance(error, Terminated) else "Stopped.")
     if not_kept:

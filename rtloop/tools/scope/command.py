@@ -34,7 +34,7 @@ _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 @click.option("--keep", metavar="TIME", callback=to_duration, default="60s", show_default=True,
               help="Time for which samples are kept, to scroll back.")  # fmt: skip
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path), default=".",
-              help="Folder of recordings and captures; by default the present one.")  # fmt: skip
+              help="Folder of recordings and captures; by default the current one.")  # fmt: skip
 @click.option("--presets", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="File of the named sets of parameters; by default ~/.config/rtloop/presets.json.")  # fmt: skip
 @click.option("--foxglove", is_flag=True,
