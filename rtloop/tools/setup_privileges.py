@@ -19,7 +19,7 @@ __all__ = ["setup_privileges"]
 
 @click.command("setup-privileges")
 @click.option("--user", "users", metavar="NAME", multiple=True, help="Add this user to the group. May be repeated. "
-              "By default the user who runs the command, also through sudo.")  # fmt: skip
+              "By default the user who runs the command, even through sudo.")  # fmt: skip
 @click.option("--group", metavar="NAME", default="realtime", show_default=True,
               help="The group that gets the privileges; it is created if it is missing.")  # fmt: skip
 @click.option("--unit", metavar="NAME.service", default="",

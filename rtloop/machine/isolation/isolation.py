@@ -327,7 +327,7 @@ def isolated(
 
     Besides this process, only kernel threads and interrupts that cannot be moved still run on these CPUs: an isolated
     cpuset partition is made, and unbound work, interrupts and threads are moved away. Every setting is written back
-    at the end, also if this process is killed, by a process that is started for this. It needs root.
+    at the end, even if this process is killed, by a process that is started for this. It needs root.
 
     Parameters
     ----------

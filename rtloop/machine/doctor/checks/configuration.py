@@ -167,7 +167,7 @@ def _debug_options(machine: Machine) -> Check:
 
 def _lockup_detectors(machine: Machine) -> Check:
     name, path = "lockup detectors", "/proc/sys/kernel/watchdog"
-    why = "their timers run in hard interrupts every few seconds, also on PREEMPT_RT; a hardware watchdog does not"
+    why = "their timers run in hard interrupts every few seconds, even on PREEMPT_RT; a hardware watchdog does not"
     value, reason = machine.read(path)
     if value is None:
         if machine.config.get("CONFIG_LOCKUP_DETECTOR") == "n":
