@@ -207,7 +207,7 @@ def _notes(stats: Stats) -> Iterator[str]:
 
 
 def _explained(stats: Stats) -> Iterator[str]:
-    """Tell who delayed most of the late cycles that were traced, with the worst of them."""
+    """Tell what delayed most of the late cycles that were traced, with the worst of them."""
     every = stats.explanations or ()
     names: dict[str, list[Explanation]] = {}
     for one in every:

@@ -177,4 +177,4 @@ def explanation_text(stats: Stats) -> str:
     lines = [f"  {one}" for one in every[:_MOST_EXPLAINED]]
     if len(every) > _MOST_EXPLAINED:
         lines.append(f"  and {len(every) - _MOST_EXPLAINED} more, in stats.explain()")
-    return "\n".join(["\nWho delayed the late cycles:", *lines, ""])
+    return "\n".join(["\nWhat delayed the late cycles:", *lines, ""])

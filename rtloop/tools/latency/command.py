@@ -130,7 +130,7 @@ def latency(
     \b
     rtloop latency --duration 10min --load stress-ng     before you trust a machine
     rtloop latency --cpus all --rate 4kHz                 which CPU is best
-    rtloop latency --duration 10min --explain             who delayed it (root)
+    rtloop latency --duration 10min --explain             what delayed it (root)
     rtloop latency --breakpoint 100 --trace late.txt      the kernel's trace of one delay
     rtloop latency --compare                              compared with cyclictest
     """  # noqa: D301 - the backslash is for click

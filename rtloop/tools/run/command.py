@@ -248,7 +248,7 @@ def run(**options: Any) -> int:
     rtloop run servo.pyx:Servo --rate 4kHz -p gain=2.0        with a keyword of its constructor
     rtloop run servo.pyx --cpu 3 --spin auto --strict         all requests granted, or exit code 3
     rtloop run servo.pyx --duration 10s --guard count         does step do what may delay it?
-    rtloop run servo.pyx --duration 1min --explain            who delayed the cycles that were late? (root)
+    rtloop run servo.pyx --duration 1min --explain            what delayed the cycles that were late? (root)
     rtloop run servo.pyx --duration 1h --simulate             takes seconds
     rtloop run servo.pyx --watch                              save the file to swap in the new step
     rtloop run servo.pyx --watch --rehearse 1s --trial 2s     refuse a step that crashes, take back one that fails
