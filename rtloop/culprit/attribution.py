@@ -22,10 +22,13 @@ _MOST = 0.6
 _MOST_SHARES = 8
 #: The loop's thread is seen in the trace within this time after the release, or the trace lacks something, ns.
 _SLACK_NS = 20_000
+#: A CPU that runs a thread with interrupts on has an event in the trace after so many ticks: the next tick.
+_TICKS = 1.5
 #: Placeholders in a verb. Names of threads may contain braces, but no control characters that matter here.
 _TIME, _CPU = "\x01", "\x02"
 #: Flags of an event in an interrupt, a softirq or an NMI.
 _IN_INTERRUPT = frozenset("hHszZ")
+_NO_INTERRUPTS = "interrupts were off, or firmware or a hypervisor had the CPU"
 _STOPS = {19: "SIGSTOP", 20: "SIGTSTP", 21: "SIGTTIN", 22: "SIGTTOU"}
 
 
@@ -83,6 +86,8 @@ class Machine(NamedTuple):
         Returns the name of the rtloop loop that a thread is, or "".
     idle_state : callable
         Returns the name of a CPU's idle state.
+    tick_ns : callable
+        Returns the time between two ticks of a CPU that is not idle, ns; 0 if they may stop.
     """
 
     tid: int
@@ -92,6 +97,7 @@ class Machine(NamedTuple):
     policy_of: Callable[[int, int | None], str]
     loop_of: Callable[[int], str]
     idle_state: Callable[[int, int], str]
+    tick_ns: Callable[[int], int]
 
 
 class _Part(NamedTuple):
@@ -149,6 +155,7 @@ class _Attribution:
         self._occupants: dict[int, list[Piece]] = {}
         self._stolen: dict[int, list[Stolen]] = {}
         self._parts: list[_Part] = []
+        self._ticks: dict[int, int] = {}
         self._policies: dict[tuple[int, int | None], str] = {}
         self._own_ns = 0
 
@@ -205,18 +212,44 @@ class _Attribution:
             known += last - first
             taken = min(last - first, stolen)  # what was stolen was not run
             ns, stolen = last - first - taken, stolen - taken
-            if piece.context or piece.task.pid != self._machine.tid:
+            if self._is_silent(piece, cpu, taken):
+                self._add_silence(piece, ns, cpu)
+            elif piece.context or piece.task.pid != self._machine.tid:
                 self._blame(piece, ns, cpu, state)
             else:
                 self._own_ns += max(0, ns - self._own_collections(first, last, cpu))
         if end - begin - known > _SLACK_NS:
             self._add("unknown", "", end - begin - known, f"the trace of CPU {cpu} has a gap", cpu)
 
+    def _is_silent(self, piece: Piece, cpu: int, stolen: int) -> bool:
+        """Return True if a tick was due in a piece and did not come, so that nothing proves who had the CPU.
+
+        A hypervisor or firmware may have had it, and need not tell the kernel. In an interrupt no tick is due, and an
+        idle CPU may stop its tick; but in a virtual machine, what lasts so long in either's context proves nothing.
+        """
+        is_thread = piece.task.pid != 0 and piece.context != "interrupt"
+        is_judged = is_thread or (piece.context != "" and self._machine.is_virtual)
+        tick = self._tick_ns(cpu) if is_judged else 0
+        return tick > 0 and piece.end - piece.begin - stolen > _TICKS * tick
+
+    def _tick_ns(self, cpu: int) -> int:
+        """Return the time between two ticks of a CPU that runs a thread; 0 if the trace does not tell of them."""
+        if cpu not in self._ticks:
+            is_told = any(_is_timer(event) for event in self._cpu_events if event.cpu == cpu)
+            self._ticks[cpu] = self._machine.tick_ns(cpu) if is_told else 0
+        return self._ticks[cpu]
+
+    def _add_silence(self, piece: Piece, ns: int, cpu: int) -> None:
+        how_long, where = _short(piece.end - piece.begin), f"CPU {cpu} was in {_where(piece)}"
+        why = f"no tick came for {how_long} while {where}: {_NO_INTERRUPTS}"
+        if piece.context == "interrupt" or not piece.task.pid:
+            why = f"{where} for {how_long}, or a hypervisor had it"
+        self._add("unknown", "", ns, why, cpu)
+
     def _blame(self, piece: Piece, ns: int, cpu: int, state: State | None) -> None:
         task = piece.task
         if piece.context:
-            name = f"softirq {piece.name}" if piece.context == "softirq" else _interrupt(piece.name)
-            self._add(piece.context, name, ns, f"ran {_TIME} on CPU {_CPU}", cpu)
+            self._add(piece.context, _where(piece), ns, f"ran {_TIME} on CPU {_CPU}", cpu)
         elif task.pid == 0:
             self._add_idle(piece, ns, cpu)
         elif mover := self._mover(task.pid, piece.begin):
@@ -294,14 +327,16 @@ class _Attribution:
             if last <= first:
                 continue
             known += last - first
+            if piece.context == "interrupt" and self._is_silent(piece, cpu, 0):
+                self._add_silence(piece, last - first, cpu)
+                continue
             if piece.context == "interrupt" or (not piece.context and piece.task.pid == 0):
                 self._blame(piece, last - first, cpu, None)
                 continue
             missing = min(last - first, self._missing_around(cpu, first, last))
             self._add("steal", "the hypervisor", missing, f"had CPU {_CPU} for {_TIME}", cpu)
-            who = f"softirq {piece.name}" if piece.context else _who(piece.task.comm, piece.task.pid)
-            note = f"its timer came late while CPU {cpu} was in {who}: interrupts were off, or firmware or a hypervisor"
-            self._add("unknown", "", last - first - missing, f"{note} had the CPU", cpu)
+            note = f"its timer came late while CPU {cpu} was in {_where(piece)}: {_NO_INTERRUPTS}"
+            self._add("unknown", "", last - first - missing, note, cpu)
         if end - begin - known > _SLACK_NS:
             self._add("unknown", "", end - begin - known, f"the trace of CPU {cpu} has a gap", cpu)
 
@@ -422,6 +457,20 @@ def _comm(comm: str, pid: int) -> str:
 
 def _who(comm: str, pid: int) -> str:
     return _comm(comm, pid) if comm == "<...>" else f"{comm} ({pid})"
+
+
+def _where(piece: Piece) -> str:
+    """Return what a CPU was in."""
+    if piece.context:
+        return f"softirq {piece.name}" if piece.context == "softirq" else _interrupt(piece.name)
+    return _who(piece.task.comm, piece.task.pid)
+
+
+def _is_timer(event: Event) -> bool:
+    """Return True if an event is an interrupt of a CPU's timer, as far as its name tells."""
+    if event.name == "irq_handler_entry":
+        return "timer" in event.fields["name"]
+    return event.name == "local_timer_entry"
 
 
 def _is_in_interrupt(event: Event) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 
+from rtloop.system.cpu import parse_cpu_list
 from rtloop.system.fileio import parse_field, read_text
 
-__all__ = ["counts_interrupts", "idle_state_name", "loop_name", "policy_text"]
+__all__ = ["counts_interrupts", "idle_state_name", "loop_name", "policy_text", "tick_ns"]
 
+#: Its resolution is the time between two ticks (time.h).
+_CLOCK_MONOTONIC_COARSE = 6
 _POLICIES = {os.SCHED_FIFO: "FIFO", os.SCHED_RR: "RR"}
 
 
@@ -65,3 +69,11 @@ def counts_interrupts() -> bool:
     except OSError:
         return True
     return len(fields) < 7 or fields[6] != "0"
+
+
+def tick_ns(cpu: int) -> int:
+    """Return the time between two ticks of a CPU that is not idle (1 / CONFIG_HZ); 0 if they may stop (nohz_full)."""
+    with suppress(OSError, ValueError):
+        if cpu in parse_cpu_list(read_text("/sys/devices/system/cpu/nohz_full").strip()):
+            return 0
+    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop.culprit import page_moves
 from rtloop.culprit.attribution import Collection, Delay, Machine, explain, unexplained
 from rtloop.culprit.lateness import AUTO, Late, find_late, limits_of
-from rtloop.culprit.machine import counts_interrupts, idle_state_name, loop_name, policy_text
+from rtloop.culprit.machine import counts_interrupts, idle_state_name, loop_name, policy_text, tick_ns
 from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.trace_text import first_time, last_time, parse
 from rtloop.culprit.tracefs import TraceInstance
@@ -172,7 +172,7 @@ class Recorder:
         self._settings, self._block, self._has_own_wait = settings, block, has_own_wait
         self._needs_interpreter = needs_interpreter
         self._machine = Machine(
-            tid, os.getpid(), is_virtual, counts_interrupts(), policy_text, loop_name, idle_state_name
+            tid, os.getpid(), is_virtual, counts_interrupts(), policy_text, loop_name, idle_state_name, tick_ns
         )
         self._seen = 0
         self._worst: list[Explanation] = []

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -172,14 +174,16 @@ class Machine:
     def run(
         self, kernel: Path, script: str, *, cpus: int = 2, arguments: str = "", timeout_s: float = 900,
         modules: Iterable[Path] = (), console: Path | None = None, counts_instructions: bool = False,
+        beside: Callable[[int, Path], None] | None = None,
     ) -> str:  # fmt: skip
         """Boot a kernel, run the script, and return what the machine printed; the modules are in /modules there.
 
         If it `counts_instructions`, the machine's clocks advance by 1 ns for each instruction, and jump while all its
         CPUs are idle, so that its time limits do not depend on how busy this machine is. Its time is not real time.
+        A function that is called `beside` it, on another thread, gets the id of QEMU's process and the console's file.
         """
-        job, image = self.folder / "job", self.folder / "image-with-job"
-        shutil.rmtree(job, ignore_errors=True)
+        own_folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))  # others may run at the same time
+        job, image = own_folder / "job", own_folder / "image"
         job.mkdir()
         (job / "job.sh").write_text(script)
         for module in modules:
@@ -202,13 +206,20 @@ class Machine:
         print(f"{kernel.name}: booting; console: {console}", flush=True)
         with console.open("wb") as output:
             try:
-                subprocess.run(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=timeout_s
-                )
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
             except FileNotFoundError:
                 sys.exit("no qemu-system-x86_64: sudo apt install qemu-system-x86")
-            except subprocess.TimeoutExpired:
-                print(f"the machine did not end within {timeout_s:g} s", flush=True)
+            with process, ThreadPoolExecutor(1) as pool:
+                done = None if beside is None else pool.submit(beside, process.pid, console)
+                try:
+                    process.wait(timeout_s)
+                except subprocess.TimeoutExpired:
+                    print(f"the machine did not end within {timeout_s:g} s", flush=True)
+                finally:
+                    process.kill()
+                if done is not None:
+                    done.result()
+        image.unlink()
         return console.read_text(errors="replace").replace("\r", "")
 
 

@@ -1,6 +1,6 @@
 """Run the tests of tests/unit and tests/rt on a PREEMPT_RT kernel, a machine for each few files.
 
-    suite.py [KERNEL] --logs FOLDER [--folders unit rt]
+    suite.py [KERNEL] --logs FOLDER [--folders unit rt] [--machines 2]
 
 What each machine printed is kept in the folder. Files whose tests have all run are not run again, so that a run that
 was stopped continues. At the end, the tests that failed run again in a machine whose clocks count instructions: what
@@ -17,6 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,30 +44,36 @@ class Log:
     """Output of a machine: the tests that it was to run, and their results."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         text = path.read_text(errors="replace").replace("\r", "")
         inside, code = section(text, "tests")
         self.is_ended = code is not None
-        self.wanted = shlex.split("".join(re.findall("tests: (tests/.*)$", text, re.MULTILINE)[:1]))
+        wanted = shlex.split("".join(re.findall("tests: (tests/.*)$", text, re.MULTILINE)[:1]))
         self.results: dict[str, str] = {}
         for name, result in RESULT.findall(inside or text):
             if self.results.get(name) not in BAD:  # a test that passes may fail at its end
                 self.results[name] = result
+        #: Those of the files, or tests, that have run to their end.
+        self.done = set(wanted)
+        if not self.is_ended:  # in their order; the last one may have been stopped
+            seen = [place for place, name in enumerate(wanted) if any(test.startswith(name) for test in self.results)]
+            self.done = set(wanted[: max(seen, default=0)])
 
 
 def results_of(folder: Path, kind: str) -> dict[str, str]:
-    """Return the results of the tests, by all logs of a kind that have ended."""
+    """Return the results of the tests, by all logs of a kind, of the files that have run to their end."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob(f"{kind}-*.log")):
-        if (log := Log(path)).is_ended:
-            found |= log.results
+        log = Log(path)
+        found |= {name: result for name, result in log.results.items() if {name, name.partition("::")[0]} & log.done}
     return found
 
 
-def boot(machine: Machine, kernel: Path, kind: str, tests: list[str], arguments: argparse.Namespace) -> None:
-    """Run tests in a machine; its log has the next number."""
+def boot(
+    machine: Machine, kernel: Path, kind: str, number: int, tests: list[str], arguments: argparse.Namespace
+) -> None:
+    """Run tests in a machine; its log has a number."""
     begin = time.monotonic()
-    path = arguments.logs / f"{kind}-{len(list(arguments.logs.glob(f'{kind}-*.log'))):02}.log"
+    path = arguments.logs / f"{kind}-{number:02}.log"
     script = f"echo 'tests: {shlex.join(tests)}'\nuname -r\n{CPUSETS}\n" + part(
         "tests", f"{PYTEST} {shlex.join(tests)}"
     )
@@ -74,6 +81,10 @@ def boot(machine: Machine, kernel: Path, kind: str, tests: list[str], arguments:
     log = Log(path)
     end = "" if log.is_ended else ", not to the end"
     print(f"{path.name}: {time.monotonic() - begin:.0f} s{end}: {counted(log.results)}", flush=True)
+
+
+def next_number(folder: Path, kind: str) -> int:
+    return 1 + max((int(path.stem.rpartition("-")[2]) for path in folder.glob(f"{kind}-*.log")), default=-1)
 
 
 def counted(results: dict[str, str]) -> str:
@@ -87,6 +98,7 @@ def main() -> None:
     parser.add_argument("--folders", nargs="+", choices=("unit", "rt"), default=["unit", "rt"])
     parser.add_argument("--logs", type=Path, required=True, metavar="FOLDER", help="keeps what each machine printed")
     parser.add_argument("--files", type=int, default=16, help="test files for one machine")
+    parser.add_argument("--machines", type=int, default=1, help="machines at once; each uses one CPU")
     parser.add_argument("--timeout", type=float, default=3600, help="longest time of a machine, in seconds")
     arguments = parser.parse_args()
     os.environ["LC_ALL"] = "C"
@@ -94,18 +106,22 @@ def main() -> None:
     kernel = fetch(arguments.kernel) if arguments.kernel in NAMES else Path(arguments.kernel)
     with tempfile.TemporaryDirectory(prefix="rtloop-rt-kernel-") as name:
         machine = Machine(Path(name))
-        for folder in arguments.folders:
-            logs = [Log(path) for path in arguments.logs.glob(f"{folder}-*.log")]
-            done = {file for log in logs if log.is_ended for file in log.wanted}
-            files = [file for file in files_of(folder) if file not in done]
-            for first in range(0, len(files), arguments.files):
-                boot(machine, kernel, folder, files[first : first + arguments.files], arguments)
+        with ThreadPoolExecutor(arguments.machines) as pool:
+            boots = []
+            for folder in arguments.folders:
+                done = set().union(*(Log(path).done for path in arguments.logs.glob(f"{folder}-*.log")))
+                files = [file for file in files_of(folder) if file not in done]
+                parts = [files[first : first + arguments.files] for first in range(0, len(files), arguments.files)]
+                for number, tests in enumerate(parts, next_number(arguments.logs, folder)):
+                    boots.append(pool.submit(boot, machine, kernel, folder, number, tests, arguments))
+            for one in boots:
+                one.result()
         found: dict[str, str] = {}
         for folder in arguments.folders:
             found |= results_of(arguments.logs, folder)
         again = [test for test, result in found.items() if result in BAD]
         if missing := [test for test in again if test not in results_of(arguments.logs, "again")]:
-            boot(machine, kernel, "again", missing, arguments)
+            boot(machine, kernel, "again", next_number(arguments.logs, "again"), missing, arguments)
     print(f"by the machine's clock: {counted(found)}")
     second = {test: result for test, result in results_of(arguments.logs, "again").items() if test in again}
     print(f"of those that failed, with clocks that count instructions: {counted(second)}")

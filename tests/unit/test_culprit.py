@@ -18,7 +18,7 @@ import rtloop
 from rtloop import RTLoop, Stats
 from rtloop.culprit import acquire, lateness, recorder, tracefs
 from rtloop.culprit.attribution import Collection, Delay, Machine, explain
-from rtloop.culprit.machine import loop_name, policy_text
+from rtloop.culprit.machine import loop_name, policy_text, tick_ns
 from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.trace_text import LOST, first_time, last_time, parse
 from rtloop.culprit.tracefs import TraceInstance
@@ -65,7 +65,14 @@ IDLE, THE_LOOP, HOG = ("swapper/3", 0, 120), ("loop", LOOP, 19), ("hog", 900, 9)
 TICK = ((150, "entry"), (155, "exit"))
 ASLEEP = switch(10, THE_LOOP, IDLE)
 MACHINE = Machine(
-    LOOP, LOOP - 1, False, False, policy_text, lambda pid: "current" if pid == 901 else "", lambda cpu, n: f"state {n}"
+    LOOP,
+    LOOP - 1,
+    False,
+    False,
+    policy_text,
+    lambda pid: "current" if pid == 901 else "",
+    lambda cpu, n: f"state {n}",
+    lambda cpu: 4_000_000,
 )
 
 
@@ -197,6 +204,75 @@ def test_a_halted_cpu_is_the_hypervisors_or_has_an_idle_state_to_leave():
     assert (one.culprit, one.text) == ("idle", "state 2 took 295 us to be left by CPU 3")
     del lines[1]
     assert explained(lines).culprit == "unknown", "a CPU that was idle, and in no idle state"
+
+
+def ticked(us: int, task: str) -> list[str]:
+    return [
+        line(us + later, f"local_timer_{phase}: vector=236", task=task) for later, phase in ((0, "entry"), (5, "exit"))
+    ]
+
+
+def held_up(*ticks: int) -> list[str]:
+    """Return the trace of a loop that waits for 40 ms for a more urgent thread, which has some ticks meanwhile."""
+    between = [text for us in ticks for text in ticked(RELEASE + us, "hog-900")]
+    return [*ran_late(switch(RELEASE - 50, IDLE, HOG), *between, begin=HOG, until=RELEASE + 40_000)]
+
+
+def test_a_thread_without_a_tick_may_not_have_run():
+    """A hypervisor that does not tell the kernel of stolen time leaves no other trace."""
+    rest = range(4000, 40_000, 4000)
+    assert explained(held_up(*rest), RELEASE + 40_002).text == "hog (real-time 90) ran 40 ms on CPU 3"
+    one = explained(held_up(4000, 36_000), RELEASE + 40_002)
+    assert (one.culprit, one.cpu) == ("unknown", CPU)
+    assert one.text == (
+        "unknown: no tick came for 32 ms while CPU 3 was in hog (900): interrupts were off, or firmware or a hypervisor"
+        " had the CPU"
+    )
+    assert [(share.kind, share.ns) for share in one.shares[:2]] == [("unknown", 31_995_000), ("thread", 7_992_000)]
+
+
+def test_without_ticks_a_thread_is_named_that_had_the_cpu():
+    """A CPU may stop its tick (nohz_full), and a kernel may not tell of it."""
+    assert explained(held_up(4000, 36_000), RELEASE + 40_002, tick_ns=lambda cpu: 0).culprit == "thread"
+    assert explained(held_up(), RELEASE + 40_002).culprit == "thread"
+
+
+def test_a_step_without_a_tick_may_not_have_run():
+    begin, task = 10**11 + RELEASE * 1000, f"loop-{LOOP}"
+    delay = Delay(7, "execution", begin, begin, begin + 40_000_000, 39_000_000, begin - 900_000)
+    start = [ASLEEP, waking(RELEASE - 10), switch(RELEASE - 5, IDLE, THE_LOOP, "R")]
+    for ticks, culprit in ((range(3000, 40_000, 4000), "step"), ((3000, 35_000, 39_000), "unknown")):
+        lines = [
+            *start,
+            *(text for us in ticks for text in ticked(RELEASE + us, task)),
+            switch(RELEASE + 40_010, THE_LOOP, IDLE),
+        ]
+        assert explain(delay, list(parse("\n".join(lines))), [], MACHINE).culprit == culprit
+
+
+@pytest.mark.parametrize("context", ["irq_handler", "softirq"])
+@pytest.mark.parametrize("is_virtual", [True, False])
+def test_a_long_interrupt_proves_nothing_in_a_virtual_machine(context, is_virtual):
+    """No tick is due in an interrupt, nor in a softirq of an idle CPU."""
+    what = {"irq_handler": "irq=36 name=virtio1-req.0", "softirq": "vec=3 [action=NET_RX]"}[context]
+    lines = [
+        ASLEEP,
+        line(RELEASE - 20, f"{context}_entry: {what}"),
+        waking(RELEASE + 3),
+        line(RELEASE + 20_000, f"{context}_exit: {what}"),
+        *ticked(RELEASE + 20_001, "<idle>-0"),
+        switch(RELEASE + 20_010, IDLE, THE_LOOP, "R"),
+    ]
+    one = explained(lines, RELEASE + 20_012, is_virtual=is_virtual)
+    if not is_virtual:
+        assert one.culprit == context.replace("irq_handler", "interrupt")
+        return
+    where = {"irq_handler": "interrupt 36 (virtio1-req.0)", "softirq": "softirq NET_RX"}[context]
+    assert one.text == f"unknown: CPU 3 was in {where} for 20 ms, or a hypervisor had it"
+
+
+def test_the_tick_of_this_machine_is_known():
+    assert tick_ns(max(os.sched_getaffinity(0))) in {0, *(10**9 // hz for hz in (100, 250, 300, 1000))}
 
 
 def test_a_stop_signal_is_named_with_its_sender():

@@ -329,7 +329,9 @@ def many(count: int, content: bytes) -> Iterator[None]:
             os.close(fd)
 
 
-def test_a_stranger_has_a_bounded_number_of_blocks_inspected(stranger: None) -> None:
+def test_a_stranger_has_a_bounded_number_of_blocks_inspected(stranger: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("MOST_CPU_S", "MOST_CPU_S_IN_ALL"):  # a slow machine reaches them first
+        monkeypatch.setattr(block_files, bound, 600.0)
     with many(block_files.MOST_BLOCKS + 40, b""):
         found = scan(os.getpid())
         assert len(found.faulty) <= block_files.MOST_BLOCKS
