@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # The first program of the small machine: mounts what a machine has, runs the job, and ends by a reboot (-no-reboot).
-/bin/busybox mkdir -p /proc /sys /dev /tmp /run /mnt
+/bin/busybox mkdir -p /proc /sys /dev /tmp /var/tmp /run /mnt
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
