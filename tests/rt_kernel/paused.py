@@ -38,11 +38,10 @@ SHORTEST_S, LONGEST_S = 0.020, 0.050
 SCENES = {
     "idle": "the loop sleeps, and its CPU is halted",
     "ordinary": "beside an ordinary thread that is always busy",
-    "urgent": "beside a more urgent thread, FIFO 90, that is busy for 6 of 10 ms",
-    "step": "a step of 6 ms",
-    "python": "a step of 6 ms in Python, which also collects garbage",
+    "urgent": "beside a more urgent thread, FIFO 90, that is busy for 3 ms, again and again",
+    "step": "a step of 3 ms",
 }
-BUSY_NS, CPU = 6_000_000, 1
+BUSY_NS, CPU = 3_000_000, 1
 HOG = """
 import os, sys, time
 os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -50,10 +49,10 @@ if sys.argv[2] == "urgent":
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(90))
 while True:
     begin = time.monotonic_ns()
-    while time.monotonic_ns() < begin + 6_000_000:
+    while time.monotonic_ns() < begin + int(sys.argv[3]):
         pass
     if sys.argv[2] == "urgent":
-        time.sleep(0.004)
+        time.sleep(0.005)
 """
 
 
@@ -76,7 +75,7 @@ def run_inside(seconds: float) -> None:
         thread.start()
         hog = None
         if scene in ("ordinary", "urgent"):
-            hog = subprocess.Popen([sys.executable, "-c", HOG, str(CPU), scene])
+            hog = subprocess.Popen([sys.executable, "-c", HOG, str(CPU), scene, str(BUSY_NS)])
         try:
             stats = make_loop(scene).run(duration=f"{seconds:g}s")
         finally:
@@ -106,16 +105,6 @@ def make_loop(scene: str) -> Any:
         loop = probes().Probe(PERIOD_NS, **keywords)
         loop.busy_ns, loop.busy_every = BUSY_NS, 1
         return loop
-    if scene == "python":
-        import gc
-
-        def step(cycle: Any) -> None:
-            until = time.monotonic_ns() + BUSY_NS
-            gc.collect()
-            while time.monotonic_ns() < until:
-                pass
-
-        return rtloop.PyLoop(step, PERIOD_NS, **keywords)
     return rtloop.RTLoop(PERIOD_NS, **keywords)
 
 
@@ -189,9 +178,8 @@ class Pauser:
         """Return the pauses on the machine's clock: a line that it prints is read at its time or later."""
         found = []
         for pause in self.pauses:
-            first = bisect.bisect_left(self._seen, pause.begin - 5 * 10**9)
-            last = bisect.bisect_right(self._seen, pause.end + 5 * 10**9)
-            offset = min(self._offsets[first:last])
+            near = bisect.bisect(self._seen, pause.begin)
+            offset = min(self._offsets[max(0, near - 60) : near + 60])
             found.append(Pause(pause.begin - offset, pause.end - offset))
         return found
 
@@ -248,7 +236,7 @@ def main() -> None:
     script = f'uname -r\n"$PYTHON" -P tests/rt_kernel/paused.py --inside --seconds {given.seconds:g}\n'
     with tempfile.TemporaryDirectory(prefix="rtloop-rt-kernel-") as name:
         kernel = fetch(given.kernel) if given.kernel in NAMES else Path(given.kernel)
-        text = Machine(Path(name)).run(kernel, script, console=given.console, beside=pauser)
+        text = Machine(Path(name)).run(kernel, script, arguments="loglevel=1", console=given.console, beside=pauser)
     loads.append(os.getloadavg()[0])
     pauses = pauser.inside()
     scenes = {}

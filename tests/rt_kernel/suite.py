@@ -96,6 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kernel", nargs="?", default="6.12", help=f"{', '.join(NAMES)}, or a file; default: 6.12")
     parser.add_argument("--folders", nargs="+", choices=("unit", "rt"), default=["unit", "rt"])
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="FILE", help="only these, as in tests/unit/test_ring.py"
+    )
     parser.add_argument("--logs", type=Path, required=True, metavar="FOLDER", help="keeps what each machine printed")
     parser.add_argument("--files", type=int, default=16, help="test files for one machine")
     parser.add_argument("--machines", type=int, default=1, help="machines at once; each uses one CPU")
@@ -110,7 +113,8 @@ def main() -> None:
             boots = []
             for folder in arguments.folders:
                 done = set().union(*(Log(path).done for path in arguments.logs.glob(f"{folder}-*.log")))
-                files = [file for file in files_of(folder) if file not in done]
+                wanted = [file for file in files_of(folder) if not arguments.only or file in arguments.only]
+                files = [file for file in wanted if file not in done]
                 parts = [files[first : first + arguments.files] for first in range(0, len(files), arguments.files)]
                 for number, tests in enumerate(parts, next_number(arguments.logs, folder)):
                     boots.append(pool.submit(boot, machine, kernel, folder, number, tests, arguments))
