@@ -22,6 +22,8 @@ import pytest
 
 from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, is_capable
 
+#: How much longer than elsewhere a program may take before it counts as stuck: on an emulated machine.
+SLOWNESS = 10 if os.environ.get("RTLOOP_TEST_SLOW") else 1
 #: How long a test may take, with the fixtures that it is the first to ask for.
 WATCHDOG_S = float(os.environ.get("RTLOOP_TEST_WATCHDOG_S", "180"))
 _stderr_fd = -1
@@ -334,7 +336,8 @@ def script(probe_path: Path, tmp_path: Path) -> Callable[..., subprocess.Complet
         environment = {**os.environ, "PYTHONPATH": str(probe_path), **options.pop("env", {})}
         return subprocess.run(
             [*prefix, sys.executable, "-c", textwrap.dedent(code)],
-            env=environment, cwd=tmp_path, timeout=timeout, capture_output=True, text=True, check=False, **options,
+            env=environment, cwd=tmp_path, timeout=SLOWNESS * timeout, capture_output=True, text=True, check=False,
+            **options,
         )  # fmt: skip
 
     return run
