@@ -35,7 +35,7 @@ LIVE_PERIOD_US = 15_000
 #: A period of 5,008,347.24... ns.
 FRACTION = "59900/300Hz"
 #: Signals to count: their number, and the distance of their fields in memory, in doubles.
-SIGNALS = ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (2, 2), (8, 2), (16, 2))
+SIGNALS = ((1, 1), (2, 1), (3, 1), (4, 1), (8, 1), (16, 1), (2, 2), (8, 2), (16, 2))
 TRIES = 5
 BASE = 200
 #: Patterns of the measured threads: ours by a function unique to it; theirs by its number, as its names are stripped.

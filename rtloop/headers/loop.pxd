@@ -254,6 +254,15 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int (*wait)(void *, int64_t) noexcept nogil,
         void (*leave)(void *) noexcept nogil,
     )
+    void rt_loop_sampled_main(
+        rt_loop_t *loop,
+        void *self,
+        int (*enter)(void *) noexcept nogil,
+        int (*step)(void *, const rt_cycle_t *) noexcept nogil,
+        int (*overrun)(void *, const rt_cycle_t *, int64_t) noexcept nogil,
+        int (*wait)(void *, int64_t) noexcept nogil,
+        void (*leave)(void *) noexcept nogil,
+    )
     void rt_loop_guarded_main(
         rt_loop_t *loop,
         rt_guard_t *guard,

@@ -17,13 +17,6 @@ cdef inline int call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
     return (<_RTLoop_2>self).step(<const Cycle *>cycle)
 
 
-# The step of a loop that has signals and no parameters.
-cdef inline int call_sampled_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
-    cdef int rc = (<_RTLoop_2>self).step(<const Cycle *>cycle)
-    rt_sampling_take(&rt_loop_of(cycle).sampling)
-    return rc
-
-
 # The step of a loop that has parameters, and whose signals are sampled elsewhere.
 cdef inline int call_tuned_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
     rt_live_before_step(&rt_loop_of(cycle).live, cycle)

@@ -10,6 +10,7 @@ from rtloop.headers.loop cimport (
     rt_loop_default_wait,
     rt_loop_guarded_main,
     rt_loop_main,
+    rt_loop_sampled_main,
     rt_loop_sleep_until,
     rt_loop_t,
     rt_schedule_shift,
@@ -17,7 +18,7 @@ from rtloop.headers.loop cimport (
 from rtloop.headers.memory cimport rt_memory_populate_code, rt_memory_prefault
 from rtloop.headers.telemetry cimport rt_telemetry_count_device_cycle
 from rtloop.loop.callbacks cimport (
-    call_enter, call_leave, call_live_step, call_on_peer_failure, call_overrun, call_safe, call_sampled_step, call_step,
+    call_enter, call_leave, call_live_step, call_on_peer_failure, call_overrun, call_safe, call_step,
     call_take_over, call_tuned_step, call_wait,
 )
 from rtloop.loop.thread cimport LIVE_BODY, PLAIN_BODY, SAMPLED_BODY
@@ -53,16 +54,16 @@ cdef void *_guarded_body(void *self) noexcept nogil:
 
 # The body of a loop that has signals and no parameters. One with guards runs the last body.
 cdef void *_sampled_body(void *self) noexcept nogil:
-    rt_loop_main(
-        <rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_sampled_step, call_overrun, call_wait, call_leave
+    rt_loop_sampled_main(
+        <rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_step, call_overrun, call_wait, call_leave
     )
     return NULL
 
 
 # The bodies of a loop that has parameters, and perhaps signals.
 cdef void *_live_body(void *self) noexcept nogil:
-    rt_loop_main(
-        <rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_live_step, call_overrun, call_wait, call_leave
+    rt_loop_sampled_main(
+        <rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_tuned_step, call_overrun, call_wait, call_leave
     )
     return NULL
 

@@ -127,6 +127,17 @@ PROGRAMS = {
             "begins a run at the first place": Mutation("sampler.h", "  rt_broadcast_resume(&s->writer);\n", ""),
             "never turns": Mutation("sampler.h", "  if (s->sampler) rt_broadcast_turn(&s->writer);\n", "  (void)s;\n"),
             "counts cycles as samples": Mutation("sampler.h", "places == 0 || every == 1", "1"),
+            "the end of a row is lost": Mutation(
+                "sampler.h",
+                "  if (words % 2) rt_sampler_copy_8(to + 8 * (words - 1), from + 8 * (words - 1));\n",
+                "",
+            ),
+            "the last pair of a row is lost": Mutation("sampler.h", "i + 2 <= words; i += 2", "i + 2 < words; i += 2"),
+            "the start of a row is lost": Mutation(
+                "sampler.h", "  rt_store_relaxed((int64_t *)(void *)(place + 16), start);\n", "  (void)start;\n"
+            ),
+            "a row of any words": Mutation("sampler.h", " && sampler->total == sampler->row", ""),
+            "a row in each cycle": Mutation("sampler.h", "sampler->every == 1 && sampler->total", "sampler->total"),
             "half of a word is lost": Mutation(
                 "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint8_t, to,"
             ),
@@ -199,7 +210,19 @@ PROGRAMS = {
             ),
             "infinity passes a trial": Mutation("loop_cycle.h", "!rt_floats_are_finite(loop->swap.floats)", "0"),
             "a slow take_over passes a trial": Mutation(
-                "loop_cycle.h", "if (loop->trial.is_on && !was_late)", "if (0)"
+                "loop_cycle.h", "if (loop->trial.is_on) (void)", "if (0) (void)"
+            ),
+            "a swap that comes late fails its trial": Mutation("loop_cycle.h", " && !is_excused", ""),
+            "no lateness fails a trial after a late swap": Mutation(
+                "loop_cycle.h", "trial->was_late && index", "index"
+            ),
+            "samples as many signals as the former step had": Mutation(
+                "loop_cycle.h", "RT_UNLIKELY(loop->sampling.row != (uint32_t)row)", "0"
+            ),
+            "goes on with the first step after other signals": Mutation(
+                "loop_cycle.h",
+                "rt_loop_run_cycles_of(loop, NULL, 0, loop->self,",
+                "rt_loop_run_cycles_of(loop, NULL, 0, self,",
             ),
         },
     ),

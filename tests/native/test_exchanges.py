@@ -70,8 +70,8 @@ PROGRAMS = {
             ),
             "publishes without a release": Mutation(
                 "broadcast.h",
-                "rt_add_release(&writer->block->written, 1);",
-                "rt_store_relaxed(&writer->block->written, writer->block->written + 1);",
+                "rt_add_release(&(writer)->block->written, 1);",
+                "rt_store_relaxed(&(writer)->block->written, (writer)->block->written + 1);",
             ),
             "reads without an acquire": Mutation(
                 "broadcast.h",

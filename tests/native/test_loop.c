@@ -12,12 +12,14 @@
 #define PATIENCE 100 /* how often 100 ms are waited for a loop that ends by itself; a mutation needs less */
 #endif
 
+enum { MOST_SIGNALS = 4 };
+
 typedef struct probe {
   rt_loop_t *loop;
   int64_t enters, steps, overruns, leaves, missed;
   int64_t start, requests, slacks; /* of the slack after a step */
-  int is_in_step;
-  uint64_t signal;
+  int is_in_step, samples_in_step;
+  uint64_t signals[MOST_SIGNALS];
 } probe_t;
 
 static int enter(void *self) {
@@ -51,8 +53,8 @@ static int step(void *self, const rt_cycle_t *cycle) {
     for (int i = 0; i < 2; i++) rt_loop_request_slack(probe->loop, use_slack, probe);
   }
   probe->is_in_step = 0;
-  probe->signal = ~cycle->index;
-  rt_sampling_take(&probe->loop->sampling);
+  for (unsigned i = 0; i < MOST_SIGNALS; i++) probe->signals[i] = ~cycle->index - i;
+  if (probe->samples_in_step) rt_sampling_take(&probe->loop->sampling);
   return RT_CONTINUE;
 }
 
@@ -73,13 +75,17 @@ static void leave(void *self) { ((probe_t *)self)->leaves++; }
 
 static void *body(void *argument) {
   probe_t *probe = argument;
-  rt_loop_main(probe->loop, probe, enter, step, overrun, wait, leave);
+  if (probe->samples_in_step) {
+    rt_loop_main(probe->loop, probe, enter, step, overrun, wait, leave);
+  } else {
+    rt_loop_sampled_main(probe->loop, probe, enter, step, overrun, wait, leave);
+  }
   return NULL;
 }
 
 /* Read what there is: a sample of each cycle, in order. Returns how many were written over before. */
 static uint64_t read_samples(rt_broadcast_reader_t *reader, uint64_t *cycles) {
-  uint64_t record[4], first;
+  uint64_t record[3 + MOST_SIGNALS], first;
   while (rt_broadcast_available(reader)) {
     const uint64_t lost = reader->lost;
     if (rt_broadcast_read(reader, (char *)record, 1, &first) == 0) {
@@ -87,16 +93,17 @@ static uint64_t read_samples(rt_broadcast_reader_t *reader, uint64_t *cycles) {
       continue;
     }
     *cycles += reader->lost - lost;
-    CHECK(record[0] == *cycles && record[3] == ~record[0] && record[2] >= record[1]);
+    CHECK(record[0] == *cycles && record[2] >= record[1] && record[2] - record[1] < RT_NS_PER_S);
+    for (unsigned i = 3; i < reader->record_bytes / 8; i++) CHECK(record[i] == ~record[0] - (i - 3));
     *cycles += 1;
   }
   return reader->lost;
 }
 
-static void run(int is_auto, int is_refused, uint64_t places) {
+static void run(int is_auto, int is_refused, uint64_t places, unsigned words, int samples_in_step) {
   void *state = NULL, *block = NULL;
   int fd = -1;
-  probe_t probe = {0};
+  probe_t probe = {.samples_in_step = samples_in_step};
   rt_bank_t *bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
   CHECK(bank && rt_memory_map(&state, sizeof(rt_loop_t)) == 0);
   CHECK(rt_memory_map_sealed("rtloop:native", rt_telemetry_bytes(64, 0), &block, &fd) == 0);
@@ -112,8 +119,8 @@ static void run(int is_auto, int is_refused, uint64_t places) {
   loop->limits.warmup = 5;
   static rt_sampler_t sampler;
   rt_broadcast_reader_t reader;
-  rt_broadcast_t *const ring = make_ring(&sampler, &probe.signal, places);
-  CHECK(rt_broadcast_open(&reader, ring, rt_broadcast_bytes(32, places, 0), 1) == RT_BROADCAST_OK);
+  rt_broadcast_t *const ring = make_ring(&sampler, probe.signals, words, 1, places);
+  CHECK(rt_broadcast_open(&reader, ring, rt_broadcast_bytes(24 + 8 * words, places, 0), 1) == RT_BROADCAST_OK);
   rt_live_init(&loop->live);
   rt_live_use_sampler(&loop->live, &sampler);
   loop->limits.max_cycles = UINT64_MAX;
@@ -295,9 +302,8 @@ int main(void) {
   run_group(1, RT_COMMAND_STOP);
   run_group(0, RT_COMMAND_SIBLING_FAILED);
   run_group(1, RT_COMMAND_SIBLING_FAILED);
-  run(0, 0, 2);
-  run(0, 0, 16);
-  run(1, 0, 4);
-  run(0, 1, 2);
+  for (unsigned words = 1; words <= MOST_SIGNALS; words++) run(0, 0, UINT64_C(1) << words, words, 0);
+  run(1, 0, 4, 1, 1);
+  run(0, 1, 2, 1, 0);
   return CHECK_DONE();
 }

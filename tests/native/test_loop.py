@@ -63,6 +63,7 @@ PROGRAMS = {
             "the limit is not that of the samples": Mutation(
                 "loop_cycle.h", "left = cycles < places ? cycles : places", "left = cycles"
             ),
+            "two samples of a cycle": Mutation("loop_cycle.h", "if (row == 0) rt_", "if (row >= 0) rt_"),
             "a limit that is never used": Mutation("loop_cycle.h", "  rt_sampling_turn(&loop->sampling);\n", ""),
             "the slack is in the step": Mutation("loop_cycle.h", "  loop->hooks.in_slack = call;\n", "  call(self);\n"),
             "the slack is used for ever": Mutation(

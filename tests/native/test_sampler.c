@@ -27,6 +27,27 @@ static void sample(rt_cycle_t cycle) {
   rt_sampling_turn(&sampling);
 }
 
+/* Do the same without a call, if there is code for the present words. */
+static void sample_row(rt_cycle_t cycle) {
+  sampling.cycle = cycle;
+  sampling.cycle.start = -1;
+  switch (sampling.row) {
+  case 1:
+    rt_sampling_take_row(&sampling, 1, cycle.start);
+    break;
+  case 2:
+    rt_sampling_take_row(&sampling, 2, cycle.start);
+    break;
+  case RT_SAMPLER_INLINE:
+    rt_sampling_take_row(&sampling, RT_SAMPLER_INLINE, cycle.start);
+    break;
+  default:
+    sample(cycle);
+    return;
+  }
+  rt_sampling_turn(&sampling);
+}
+
 static void open_reader(rt_broadcast_reader_t *reader, const rt_sampler_t *s, uint64_t places) {
   const uint64_t bytes = rt_broadcast_bytes(rt_sampler_stride(s), places, 0);
   CHECK(rt_broadcast_open(reader, s->writer.block, bytes, 1) == RT_BROADCAST_OK);
@@ -91,8 +112,13 @@ static void check_words(const char *const *from, uint32_t words, int is_mixed, u
   open_reader(&reader, &s, 4);
   char record[24 + 8 * 71];
   uint64_t first;
+  CHECK(sampling.row == (is_row && !is_mixed && words <= RT_SAMPLER_INLINE ? words : 0));
   for (int turn = 0; turn < 6; turn++) { /* once around */
-    sample(cycle);
+    if (turn % 2) {
+      sample(cycle);
+    } else {
+      sample_row(cycle);
+    }
     CHECK(rt_broadcast_read(&reader, record, 4, &first) == 1);
     CHECK(memcmp(record, (const uint64_t[]){1, 2, 3}, 24) == 0);
     for (uint32_t i = 0; i < words; i++) CHECK(memcmp(record + 24 + 8 * i, from[i], 8) == 0);
@@ -176,6 +202,7 @@ static void test_every(void) {
   const double value = 1.5;
   CHECK(rt_sampler_add(&s, &value, 8) == 24);
   rt_broadcast_t *const block = attach(&s, 16);
+  CHECK(sampling.row == 0);
   for (uint64_t i = 0; i < 100; i++) {
     const rt_cycle_t cycle = {.index = i};
     sample(cycle);

@@ -48,7 +48,7 @@ static void make(rt_simulation_t *s, int number) {
   probe->loop.schedule.period = PERIOD;
   probe->loop.limits.max_cycles = UINT64_MAX;
   probe->loop.limits.max_duration = INT64_MAX;
-  (void)make_ring(&probe->sampler, &probe->signal, 4);
+  (void)make_ring(&probe->sampler, &probe->signal, 1, 1, 4);
   rt_live_init(&probe->loop.live);
   rt_live_use_sampler(&probe->loop.live, &probe->sampler);
   *s = (rt_simulation_t){.loop = &probe->loop, .self = probe};

@@ -11,7 +11,7 @@
 #ifndef PATIENCE
 #define PATIENCE 600 /* tenths of a second */
 #endif
-enum { SWAPS = 200, CODE = -3, PERIOD = 300000, TRIAL = 4, RINGS = 2, PLACES = 4 };
+enum { SWAPS = 200, CODE = -3, PERIOD = 300000, TRIAL = 4, RINGS = 5, PLACES = 4, SIGNALS = 4 };
 
 typedef struct law {
   rt_loop_t *loop;
@@ -21,12 +21,20 @@ typedef struct law {
   int code, taken, leaves, stops;
   int64_t fails_at, overruns_at; /* number of the step; 0: none */
   int is_slow;                   /* take_over() takes longer than a period */
-  unsigned ring;                 /* that its signal is sampled into; RINGS: it has no signal */
+  int delays;                    /* what comes before the swap takes longer than a period */
+  unsigned ring;                 /* that its signals are sampled into; RINGS: it has none */
   rt_live_t live;
 } law_t;
 
 static rt_sampler_t samplers[RINGS];
-static uint64_t samples[RINGS], signal_of_all;
+static uint64_t samples[RINGS], last_sample[RINGS], signals[SIGNALS];
+static const unsigned words[RINGS] = {1, 2, 3, 4, 2}, gaps[RINGS] = {1, 1, 1, 1, 3};
+static int samples_in_step;
+
+static void delay(void *unused) {
+  (void)unused;
+  usleep(2 * PERIOD / 1000);
+}
 
 static int enter(void *self) {
   (void)self;
@@ -46,9 +54,13 @@ static int step(void *self, const rt_cycle_t *cycle) {
   law->steps++;
   law->total++;
   CHECK(law->loop->sampling.sampler == (law->ring < RINGS ? &samplers[law->ring] : NULL));
-  if (law->ring < RINGS) samples[law->ring]++;
-  signal_of_all = cycle->index;
-  rt_sampling_take(&law->loop->sampling);
+  if (law->ring < RINGS) {
+    samples[law->ring]++;
+    last_sample[law->ring] = cycle->index;
+  }
+  for (unsigned i = 0; i < SIGNALS; i++) signals[i] = ~cycle->index - i;
+  if (samples_in_step) rt_sampling_take(&law->loop->sampling);
+  if (rt_load_relaxed(&law->delays) && law->loop->is_swap_due) rt_loop_request_slack(law->loop, delay, law);
   if (law->stops && law->loop->is_swap_due) rt_loop_send_command(law->loop, RT_COMMAND_STOP);
   if (law->steps == law->overruns_at) usleep(2 * PERIOD / 1000);
   if (law->steps != law->fails_at) return RT_CONTINUE;
@@ -90,7 +102,11 @@ static int safe(void *self) {
 
 static void *body(void *argument) {
   law_t *const law = argument;
-  rt_loop_main(law->loop, law, enter, step, overrun, wait, leave);
+  if (samples_in_step) {
+    rt_loop_main(law->loop, law, enter, step, overrun, wait, leave);
+  } else {
+    rt_loop_sampled_main(law->loop, law, enter, step, overrun, wait, leave);
+  }
   return NULL;
 }
 
@@ -170,7 +186,7 @@ static law_t *swap_often(rt_loop_t *loop, law_t *now) {
  * place. */
 static law_t *try_often(rt_loop_t *loop, law_t *now, int64_t *failed) {
   const uint32_t everything = RT_INCIDENT_OVERRUN | RT_INCIDENT_LATE | RT_INCIDENT_NONFINITE;
-  int slow = 0;
+  int slow = 0, forgiven = 0;
   for (int i = 0; i < SWAPS; i++) {
     law_t *const next = make(loop);
     double shown[2] = {1.0, i % 5 == 3 ? (double)INFINITY : 2.0};
@@ -194,6 +210,9 @@ static law_t *try_often(rt_loop_t *loop, law_t *now, int64_t *failed) {
       watched = RT_INCIDENT_LATE;
       break;
     default:
+      if (i % 10 != 5) break;
+      rt_store_relaxed(&now->delays, 1); /* which is not the new step's fault */
+      watched = RT_INCIDENT_LATE;
       break;
     }
     CHECK(rt_floats_are_finite(&floats) == (i % 5 != 3));
@@ -214,11 +233,15 @@ static law_t *try_often(rt_loop_t *loop, law_t *now, int64_t *failed) {
       } else {
         CHECK(next->steps <= next->overruns_at); /* a busy machine may be faster */
       }
+    } else if (i % 10 == 5) {
+      forgiven += state == RT_SWAP_DONE;
     } else if (i % 5 == 0) {
       CHECK(state == RT_SWAP_DONE);
     }
+    rt_store_relaxed(&now->delays, 0);
     if (state == RT_SWAP_REVERTED) {
       CHECK(loop->swap.reverted == loop->swap.cycle + (uint64_t)next->steps);
+      CHECK(i % 10 != 5 || next->steps > 0); /* a later cycle was late by itself */
       slow += next->is_slow && next->steps == 0 && loop->swap.incidents == RT_INCIDENT_LATE;
       *failed += next->steps;
       while (rt_watch_is_taken(&loop->watch)) usleep(100);
@@ -230,13 +253,26 @@ static law_t *try_often(rt_loop_t *loop, law_t *now, int64_t *failed) {
     free(now);
     now = next;
   }
-  CHECK(slow > 0);
+  CHECK(slow > 0 && forgiven > 0);
   return now;
+}
+
+/* Check that the newest record of a ring is that of the last step that sampled into it. */
+static void check_last(int ring) {
+  uint64_t record[3 + SIGNALS];
+  rt_broadcast_reader_t reader;
+  const rt_broadcast_t *const block = samplers[ring].writer.block;
+  const uint64_t bytes = rt_broadcast_bytes(rt_sampler_stride(&samplers[ring]), PLACES, 0);
+  CHECK(rt_broadcast_open(&reader, block, bytes, 1) == RT_BROADCAST_OK);
+  CHECK(rt_broadcast_latest(&reader, (char *)record, 1) && record[0] == last_sample[ring]);
+  CHECK(record[2] >= record[1] && record[2] - record[1] < RT_NS_PER_S);
+  for (unsigned i = 0; i < words[ring]; i++) CHECK(record[3 + i] == ~record[0] - i * gaps[ring]);
 }
 
 enum { STOPPED, SWAP_MEETS_STOP, TRIAL_MEETS_STOP, FAILURE_MEETS_STOP, ENDS };
 
 static void run(int end) {
+  samples_in_step = end == SWAP_MEETS_STOP;
   void *state = NULL, *block = NULL;
   int fd = -1;
   rt_bank_t *const bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
@@ -245,7 +281,7 @@ static void run(int end) {
   rt_loop_t *const loop = state;
   rt_broadcast_t *rings[RINGS];
   for (int i = 0; i < RINGS; i++) {
-    rings[i] = make_ring(&samplers[i], &signal_of_all, PLACES);
+    rings[i] = make_ring(&samplers[i], signals, words[i], gaps[i], PLACES);
     samples[i] = 0;
   }
   law_t *now = make(loop);
@@ -306,6 +342,7 @@ static void run(int end) {
   CHECK((int64_t)bank->counters.cycles == now->total + failed); /* each cycle was a step of exactly one law */
   for (int i = 0; i < RINGS; i++) {
     CHECK(samples[i] > 0 && rings[i]->written == samples[i]);
+    check_last(i);
     free(rings[i]);
   }
   free(now);

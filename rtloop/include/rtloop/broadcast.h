@@ -127,16 +127,19 @@ static inline char *rt_broadcast_begin(const rt_broadcast_writer_t *writer) {
 
 /* Publish the record of `bytes` that fills `place`, which rt_broadcast_begin has returned. rt_broadcast_turn has to
  * come before the next record. The writer; O(1), wait-free: 3 instructions on x86-64 if `bytes` is a constant; no
- * system call. */
-static inline void rt_broadcast_publish(rt_broadcast_writer_t *writer, char *place, uint64_t bytes) {
-#if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
-  (void)place;
-  rt_add_relaxed(&writer->next, bytes); /* compilers make two instructions of the sum and the store */
+ * system call. A macro, because the address of a function's operand would take a register. */
+#define rt_broadcast_publish(writer, place, bytes)                                                                     \
+  do {                                                                                                                 \
+    RT_BROADCAST_MOVE_ON(writer, place, bytes);                                                                        \
+    rt_add_release(&(writer)->block->written, 1);                                                                      \
+  } while (0)
+#if defined(__x86_64__) && !defined(RT_IS_SANITIZED) /* compilers make two instructions of the sum and the store */
+#define RT_BROADCAST_MOVE_ON(writer, place, bytes)                                                                     \
+  (void)(place);                                                                                                       \
+  rt_add_relaxed(&(writer)->next, (bytes))
 #else
-  writer->next = place + bytes;
+#define RT_BROADCAST_MOVE_ON(writer, place, bytes) (writer)->next = (place) + (bytes)
 #endif
-  rt_add_release(&writer->block->written, 1);
-}
 
 /* Go on at the first place after the last one. The writer; O(1). */
 static inline void rt_broadcast_turn(rt_broadcast_writer_t *writer) {

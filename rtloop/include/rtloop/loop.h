@@ -50,11 +50,13 @@ static inline void rt_loop_end_child(const rt_loop_t *loop) {
 
 /* Set the thread up, wait for the control thread's GO, and call enter(), the cycles and leave(). The thread has not
  * touched Python and does not. Nothing is returned: the result is in loop->end once the phase is RT_PHASE_DONE. `guard`
- * must be the constant NULL for a loop without guards. */
-static inline __attribute__((always_inline)) void
-rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter)(void *),
-                     int (*step)(void *, const rt_cycle_t *), int (*overrun)(void *, const rt_cycle_t *, int64_t),
-                     int (*wait)(void *, int64_t), void (*leave)(void *)) {
+ * must be the constant NULL for a loop without guards. `is_sampled` is a constant: if it is 1, there are no guards, and
+ * the signals are sampled after `step`. */
+static inline __attribute__((always_inline)) void rt_loop_main_of(rt_loop_t *loop, rt_guard_t *guard, int is_sampled,
+                                                                  void *self, int (*enter)(void *),
+                                                                  int (*step)(void *, const rt_cycle_t *),
+                                                                  int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                                                                  int (*wait)(void *, int64_t), void (*leave)(void *)) {
   loop->self = self;
   rt_thread_setup(&loop->thread.request, &loop->thread.stack, &loop->thread.report);
   loop->wakes.count = 0;
@@ -71,7 +73,8 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
       rt_loop_start_clock(loop);
       rt_loop_start(loop, rt_loop_now(loop));
       rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
-      loop->end.reason = rt_loop_run_guarded_cycles(loop, guard, self, step, overrun, wait);
+      loop->end.reason = is_sampled ? rt_loop_run_sampled_cycles(loop, self, step, overrun, wait)
+                                    : rt_loop_run_guarded_cycles(loop, guard, self, step, overrun, wait);
       if (loop->is_settable) rt_loop_count_last_step(loop);
     } else if (rc != RT_STOP) {
       loop->end.reason = rt_loop_end_with(loop, RT_END_ENTER, rc);
@@ -95,12 +98,28 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
   rt_futex_set(&loop->phase, RT_PHASE_DONE);
 }
 
-/* Run a loop without guards: rt_loop_guarded_main with the constant NULL for the guard. */
+/* Run a loop with guards, whose signals, if any, are sampled by `step`. */
+static inline __attribute__((always_inline)) void
+rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter)(void *),
+                     int (*step)(void *, const rt_cycle_t *), int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                     int (*wait)(void *, int64_t), void (*leave)(void *)) {
+  rt_loop_main_of(loop, guard, 0, self, enter, step, overrun, wait, leave);
+}
+
+/* Run a loop without guards, whose signals, if any, are sampled by `step`. */
 static inline __attribute__((always_inline)) void rt_loop_main(rt_loop_t *loop, void *self, int (*enter)(void *),
                                                                int (*step)(void *, const rt_cycle_t *),
                                                                int (*overrun)(void *, const rt_cycle_t *, int64_t),
                                                                int (*wait)(void *, int64_t), void (*leave)(void *)) {
-  rt_loop_guarded_main(loop, NULL, self, enter, step, overrun, wait, leave);
+  rt_loop_main_of(loop, NULL, 0, self, enter, step, overrun, wait, leave);
+}
+
+/* Run a loop without guards, and sample its signals after `step`. */
+static inline __attribute__((always_inline)) void
+rt_loop_sampled_main(rt_loop_t *loop, void *self, int (*enter)(void *), int (*step)(void *, const rt_cycle_t *),
+                     int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t),
+                     void (*leave)(void *)) {
+  rt_loop_main_of(loop, NULL, 1, self, enter, step, overrun, wait, leave);
 }
 
 #endif

@@ -215,6 +215,7 @@ static __attribute__((noinline, cold, unused)) void rt_loop_swap(rt_loop_t *loop
     loop->trial = (rt_trial_t){.is_on = 1,
                                .watched = swap->watched | RT_INCIDENT_CODE,
                                .until = next.index + swap->trial,
+                               .was_late = now > next.release,
                                .former = loop->self,
                                .live = loop->live};
   }
@@ -275,7 +276,9 @@ static __attribute__((noinline, cold, unused)) int rt_loop_judge(rt_loop_t *loop
   if (trial->watched & RT_INCIDENT_NONFINITE && index > loop->swap.cycle && loop->swap.floats &&
       !rt_floats_are_finite(loop->swap.floats))
     rt_loop_note_incident(loop, RT_INCIDENT_NONFINITE);
-  if (index < trial->until && now > loop->schedule.release) rt_loop_note_incident(loop, RT_INCIDENT_LATE);
+  const int is_excused = trial->was_late && index == loop->swap.cycle;
+  if (index < trial->until && now > loop->schedule.release && !is_excused)
+    rt_loop_note_incident(loop, RT_INCIDENT_LATE);
   if (!trial->seen && index < trial->until) return 0;
   if (trial->seen) rt_loop_revert(loop);
   const uint64_t outcome = trial->seen ? RT_SWAP_REVERTED : RT_SWAP_DONE;
@@ -286,11 +289,22 @@ static __attribute__((noinline, cold, unused)) int rt_loop_judge(rt_loop_t *loop
   return 1;
 }
 
-/* Run cycles until the run ends. Returns the reason, with the code in loop->end.code. `guard` must be the constant NULL
- * for a loop without guards, so that the compiler removes every use of it. */
+#define RT_ROW_NONE (-1)
+
+/* Sample the signals after a step that began at `start`; `row` as for rt_loop_run_cycles_of. The loop's thread; O(words
+ * of the signals); no system call. */
+static inline __attribute__((always_inline)) void rt_loop_sample(rt_loop_t *loop, int row, int64_t start) {
+  if (row == 0) rt_sampling_take(&loop->sampling);
+  if (row > 0) rt_sampling_take_row(&loop->sampling, (uint32_t)row, start);
+}
+
+/* Run cycles until the run ends. Returns the reason, with the code in loop->end.code. Two arguments must be constants,
+ * so that the compiler removes what is not used: `guard`, which is NULL for a loop without guards, and `row`, which is
+ * RT_ROW_NONE if this is not to sample, or else loop->sampling.row. Returns RT_GO_ON before the first cycle for which a
+ * swap has changed that row. */
 static inline __attribute__((always_inline)) int
-rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*step)(void *, const rt_cycle_t *),
-                           int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
+rt_loop_run_cycles_of(rt_loop_t *loop, rt_guard_t *guard, int row, void *self, int (*step)(void *, const rt_cycle_t *),
+                      int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
   loop->self = self;
@@ -311,12 +325,12 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
       if (release >= loop->end_release || cycle->index >= loop->limits.max_cycles) return RT_END_NORMAL;
       now += loop->offset;
       if (RT_UNLIKELY(loop->is_swap_due)) {
-        const int was_late = now > release;
         rt_loop_swap(loop, now);
         if (guard) rt_guard_skip(guard);
         now = rt_loop_now(loop);
-        if (loop->trial.is_on && !was_late) (void)rt_loop_judge(loop, now); /* take_over() may have taken too long */
+        if (loop->trial.is_on) (void)rt_loop_judge(loop, now); /* take_over() may have taken too long */
       }
+      if (row != RT_ROW_NONE && RT_UNLIKELY(loop->sampling.row != (uint32_t)row)) return RT_GO_ON;
       loop->is_late = now > release;
       if (!loop->has_own_wait) {
         now = rt_loop_wait_any(loop, now, release);
@@ -350,6 +364,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     rt_loop_begin_cycle(loop, release, start);
     if (guard) rt_guard_begin(guard, cycle->index);
     const int rc = step(loop->self, cycle);
+    rt_loop_sample(loop, row, start);
     if (guard) rt_guard_end(guard);
     now = rt_loop_read_clock(loop);
     int overran, must_stop = 0;
@@ -369,6 +384,38 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
       now = rt_loop_read_clock(loop);
     }
   }
+}
+
+/* Run cycles of a loop whose signals, if any, are sampled by its step. As rt_loop_run_cycles_of. */
+static inline __attribute__((always_inline)) int
+rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*step)(void *, const rt_cycle_t *),
+                           int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
+  return rt_loop_run_cycles_of(loop, guard, RT_ROW_NONE, self, step, overrun, wait);
+}
+
+/* Run cycles of a loop without guards, and sample its signals after each step by code for their number, where there is
+ * such. Returns the reason for which the run ends, with the code in loop->end.code. */
+static inline __attribute__((always_inline)) int
+rt_loop_run_sampled_cycles(rt_loop_t *loop, void *self, int (*step)(void *, const rt_cycle_t *),
+                           int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
+  int reason;
+  loop->self = self;
+  do {
+    switch (loop->sampling.row) {
+    case 1:
+      reason = rt_loop_run_cycles_of(loop, NULL, 1, loop->self, step, overrun, wait);
+      break;
+    case 2:
+      reason = rt_loop_run_cycles_of(loop, NULL, 2, loop->self, step, overrun, wait);
+      break;
+    case RT_SAMPLER_INLINE:
+      reason = rt_loop_run_cycles_of(loop, NULL, RT_SAMPLER_INLINE, loop->self, step, overrun, wait);
+      break;
+    default:
+      reason = rt_loop_run_cycles_of(loop, NULL, 0, loop->self, step, overrun, wait);
+    }
+  } while (RT_UNLIKELY(reason == RT_GO_ON));
+  return reason;
 }
 
 /* Run cycles of a loop without guards until the run ends. Returns the reason, with the code in loop->end.code. */

@@ -76,9 +76,10 @@ typedef struct rt_trial {
   uint32_t seen;
   int32_t end; /* for RT_INCIDENT_CODE: RT_END_... */
   int32_t code;
-  uint64_t until; /* index of the first cycle after the trial */
-  void *former;   /* argument of the callbacks of the former step */
-  rt_live_t live; /* its parameters and signals */
+  uint64_t until;   /* index of the first cycle after the trial */
+  int32_t was_late; /* whether its first release had passed before the swap, which is no incident */
+  void *former;     /* argument of the callbacks of the former step */
+  rt_live_t live;   /* its parameters and signals */
 } rt_trial_t;
 
 typedef struct rt_swap {
