@@ -129,6 +129,9 @@ def _run(args: list[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         print("rtloop: interrupted", file=sys.stderr)
+        # If the interrupt came into a string that was executed, as dataclasses do, python -m ends by SIGINT, unless a
+        # later one was not interrupted.
+        exec("")
         return exit_code(error if isinstance(error, KeyboardInterrupt) else error.__cause__)
     except (RtloopError, OSError) as error:  # OSError: a file or an output that cannot be written
         print(f"rtloop: {error}", file=sys.stderr)

@@ -20,9 +20,12 @@ def make(period="1ms", leave_ns=50_000_000, **settings):
     return loop
 def send(*signals, after=0.3, every=0.2):
     def work():
-        # On a busy machine the loops may take long to start; those that never do are waited for in vain.
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline and not (made and all(loop.stats.cycles for loop in list(made))):
+        # On a busy machine the loops may take long to start, and this thread to wake; those that never start are
+        # waited for in vain.
+        deadline = time.monotonic() + 15
+        for _ in range(2000):
+            if made and all(loop.stats.cycles for loop in list(made)) or time.monotonic() > deadline:
+                break
             time.sleep(0.001)
         time.sleep(after)
         for number in signals:

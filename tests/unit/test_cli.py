@@ -174,3 +174,18 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("rtloop.demo.trial.run_trial", interrupt)
     assert exit_code("demo", "--duration", "1s", "--json") == 130
     assert capsys.readouterr().out == ""
+
+
+def test_an_interrupt_in_an_executed_string_is_exit_code_130_too(tmp_path: Path) -> None:
+    """After one, `python -m` ends by SIGINT, whatever exit code it is given; a shell shows both as 130."""
+    (tmp_path / "interrupted.py").write_text("""
+from rtloop.tools import cli
+class Group:
+    def main(self, **options): exec("raise KeyboardInterrupt")
+cli.make_group = Group
+cli.main()
+""")
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "rtloop: interrupted\n")

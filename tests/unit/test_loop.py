@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from rtloop_test_waiting import wait_until
 
 import rtloop
 from rtloop import RTLoop
@@ -204,12 +205,12 @@ def test_an_exception_in_setup_leaves_a_new_loop(ordinary: dict[str, Any]) -> No
 
 def test_the_name_is_the_threads_name(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     with probes.Probe("1ms", name="left arm motor", **ordinary) as loop:
-        time.sleep(0.05)
+        wait_until(lambda: loop.tid, "the thread has not begun")
         with open(f"/proc/self/task/{loop.tid}/comm") as file:
             assert file.read().strip() == "left arm motor"
         assert loop.name == "left arm motor"
     with probes.Probe("1ms", name="ein sehr langer Name für den Antrieb", **ordinary) as loop:
-        time.sleep(0.05)
+        wait_until(lambda: loop.tid, "the thread has not begun")
         with open(f"/proc/self/task/{loop.tid}/comm") as file:
             assert file.read().strip() == "ein sehr langer"
 
