@@ -1,5 +1,7 @@
 """Loops that misbehave on purpose, and tell what happened to them."""
 
+import time
+
 from libc.errno cimport EIO
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -59,7 +61,7 @@ cdef class Probe(RTLoop):
     cdef public bint hang, let_go, is_spinning, safe_lets_go, says_leave
     cdef public int64_t hang_at, leave_ns, peer_failures, peer_code, peer_tid
     cdef public int64_t safes, safe_code, safe_tid, safe_at, safe_ns
-    cdef public long tid
+    cdef long thread_id
     cdef readonly size_t stack_at, state_at
     cdef uint64_t seed
 
@@ -70,13 +72,21 @@ cdef class Probe(RTLoop):
         self.peer_code = RT_STOP
         self.seed = 88172645463325252
 
+    @property
+    def tid(self):
+        """The number of its thread, in which `enter` has begun: waited for, however busy the machine is."""
+        deadline = time.monotonic() + 60
+        while self.thread_id == 0 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self.thread_id
+
     def setup(self):
         self.setups += 1
 
     cdef int enter(self) noexcept nogil:
         cdef char here = 0
         self.enters += 1
-        self.tid = gettid()
+        self.thread_id = gettid()
         self.stack_at = <size_t>&here
         self.state_at = <size_t>self._rt
         self.steps = self.overruns = self.missed_in_step = self.missed_in_overrun = self.index_errors = 0

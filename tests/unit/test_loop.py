@@ -6,11 +6,11 @@ import contextlib
 import gc
 import threading
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from rtloop_test_waiting import wait_until
 
 import rtloop
 from rtloop import RTLoop
@@ -205,14 +205,10 @@ def test_an_exception_in_setup_leaves_a_new_loop(ordinary: dict[str, Any]) -> No
 
 def test_the_name_is_the_threads_name(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     with probes.Probe("1ms", name="left arm motor", **ordinary) as loop:
-        wait_until(lambda: loop.tid, "the thread has not begun")
-        with open(f"/proc/self/task/{loop.tid}/comm") as file:
-            assert file.read().strip() == "left arm motor"
+        assert Path(f"/proc/self/task/{loop.tid}/comm").read_text().strip() == "left arm motor"
         assert loop.name == "left arm motor"
     with probes.Probe("1ms", name="ein sehr langer Name für den Antrieb", **ordinary) as loop:
-        wait_until(lambda: loop.tid, "the thread has not begun")
-        with open(f"/proc/self/task/{loop.tid}/comm") as file:
-            assert file.read().strip() == "ein sehr langer"
+        assert Path(f"/proc/self/task/{loop.tid}/comm").read_text().strip() == "ein sehr langer"
 
 
 def test_a_module_of_another_interface_is_told_to_recompile() -> None:

@@ -136,7 +136,6 @@ def test_signals_are_handled_by_python_and_never_on_the_loops_thread(script: Scr
         seen += 1
     signal.signal(signal.SIGUSR1, handler)
     with make() as loop:
-        time.sleep(0.05)
         status = open(f"/proc/self/task/{loop.tid}/status").read()
         blocked = int([line for line in status.splitlines() if line.startswith("SigBlk")][0].split()[1], 16)
         for _ in range(200):
