@@ -478,6 +478,7 @@ def test_a_fork_in_the_plant_ends_it_in_the_child_alone(script: Callable[..., An
     assert "parent: 50 stopped" in done.stdout
 
 
+@pytest.mark.usefixtures("wiped_children")
 @pytest.mark.parametrize("signals", [(), ("x",)], ids=["without signals", "with signals"])
 def test_a_fork_in_the_step_ends_it_in_the_child_alone(signals: tuple[str, ...], script: Callable[..., Any]) -> None:
     done = script(
