@@ -4,7 +4,8 @@
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
-/bin/busybox mkdir -p /dev/shm
+/bin/busybox mkdir -p /dev/shm /dev/pts
+/bin/busybox mount -t devpts -o ptmxmode=666 devpts /dev/pts
 /bin/busybox mount -t tmpfs shm /dev/shm
 /bin/busybox mount -t tmpfs tmp /tmp
 /bin/busybox mount -o mode=755 -t tmpfs run /run

@@ -74,7 +74,8 @@ def boot(
     """Run tests in a machine; its log has a number."""
     begin = time.monotonic()
     path = arguments.logs / f"{kind}-{number:02}.log"
-    script = f"echo 'tests: {shlex.join(tests)}'\nuname -r\n{CPUSETS}\n" + part(
+    said = shlex.quote(f"tests: {shlex.join(tests)}")
+    script = f"printf '%s\\n' {said}\nuname -r\n{CPUSETS}\n" + part(
         "tests", f"{PYTEST} {shlex.join(tests)}"
     )
     machine.run(kernel, script, timeout_s=arguments.timeout, console=path, counts_instructions=kind == "again")

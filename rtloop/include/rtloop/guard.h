@@ -42,6 +42,7 @@
 #define RT_GUARD_ALLOWED 1024u
 #define RT_GUARD_DUMP 4096u /* bytes of the stack in a sample of a page fault */
 #define RT_GUARD_RING (256u << 10)
+#define RT_GUARD_DRAINS 8     /* reading samples may fault, and so leave others */
 #define RT_GUARD_RESTORER 16u /* bytes of code that return from a signal handler */
 
 /* Constants of prctl(2) that the headers of an older system lack, although its kernel may know them. */
@@ -286,11 +287,16 @@ static __attribute__((noinline, cold, unused)) void rt_guard_drain_samples(rt_gu
   __atomic_store_n(&g->ring->data_tail, head, __ATOMIC_RELEASE);
 }
 
-/* Start counting page faults here, so that those of the warm-up, of wait() and of overrun() are not counted. The loop's
- * thread; O(samples); at most one system call. */
+/* Start counting page faults here, so that those of the warm-up, of wait() and of overrun() are not counted. If memory is
+ * not locked, reading the samples may be a fault as well, with a sample that is not the step's. The loop's thread;
+ * O(samples); at most one system call. */
 static __attribute__((noinline, cold, unused)) void rt_guard_set_baseline(rt_guard_t *g) {
   g->has_baseline = 1;
-  if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) rt_guard_drain_samples(g, 0);
+  if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) {
+    for (int i = 0; i < RT_GUARD_DRAINS && __atomic_load_n(&g->ring->data_head, __ATOMIC_ACQUIRE) != g->tail; i++) {
+      rt_guard_drain_samples(g, 0);
+    }
+  }
   if (g->faults != RT_GUARD_FAULTS_NONE) g->usage = rt_thread_usage();
 }
 

@@ -52,6 +52,13 @@ static inline int rt_guard_open_event(uint64_t config) {
   }
 }
 
+/* Access all pages of the ring: an older kernel maps each of them at its first access, and a fault while the loop's
+ * thread reads a sample would leave another one. The first page is also written to. The loop's thread; O(ring). */
+static inline void rt_guard_prefault_ring(rt_guard_t *g) {
+  __atomic_store_n(&g->ring->data_tail, 0, __ATOMIC_RELEASE);
+  for (uint64_t at = 0; at < RT_GUARD_RING; at += 4096) (void)rt_guard_ring_word(g, at);
+}
+
 /* Open the events of minor and major faults for the calling thread, with one ring. Enters the kernel. Returns 0 or a
  * negative errno; nothing is left open then. */
 static __attribute__((unused)) int rt_guard_open_faults(rt_guard_t *g) {
@@ -71,6 +78,7 @@ static __attribute__((unused)) int rt_guard_open_faults(rt_guard_t *g) {
     } else {
       g->ring = (struct perf_event_mmap_page *)ring;
       if (g->ring->data_size != RT_GUARD_RING) rc = -ENOTSUP;
+      if (!rc) rt_guard_prefault_ring(g);
     }
   }
   if (!rc && (ioctl(g->perf_fd[1], PERF_EVENT_IOC_SET_OUTPUT, g->perf_fd[0]) ||
