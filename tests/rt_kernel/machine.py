@@ -32,9 +32,10 @@ LEFT_OUT = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages",
     "pydoc_data", "config",
 }  # fmt: skip
-#: Programs that the tests call, if this machine has them.
+#: Programs that the tests call, if this machine has them. Busybox's sh would start its own setpriv instead.
 PROGRAMS = (
     "cyclictest", "taskset", "chrt", "setpriv", "unshare", "prlimit", "mountpoint", "strace", "addr2line", "ip", "tc",
+    "sh",
 )  # fmt: skip
 #: A busy host may keep the emulated timer from ticking while the kernel checks it, and the kernel panics.
 ARGUMENTS = "console=ttyS0 quiet panic=-1 no_timer_check"

@@ -75,9 +75,7 @@ def boot(
     begin = time.monotonic()
     path = arguments.logs / f"{kind}-{number:02}.log"
     said = shlex.quote(f"tests: {shlex.join(tests)}")
-    script = f"printf '%s\\n' {said}\nuname -r\n{CPUSETS}\n" + part(
-        "tests", f"{PYTEST} {shlex.join(tests)}"
-    )
+    script = f"printf '%s\\n' {said}\nuname -r\n{CPUSETS}\n" + part("tests", f"{PYTEST} {shlex.join(tests)}")
     machine.run(kernel, script, timeout_s=arguments.timeout, console=path, counts_instructions=kind == "again")
     log = Log(path)
     end = "" if log.is_ended else ", not to the end"
