@@ -287,8 +287,8 @@ static __attribute__((noinline, cold, unused)) void rt_guard_drain_samples(rt_gu
   __atomic_store_n(&g->ring->data_tail, head, __ATOMIC_RELEASE);
 }
 
-/* Start counting page faults here, so that those of the warm-up, of wait() and of overrun() are not counted. If memory is
- * not locked, reading the samples may be a fault as well, with a sample that is not the step's. The loop's thread;
+/* Start counting page faults here, so that those of the warm-up, of wait() and of overrun() are not counted. If memory
+ * is not locked, reading the samples may be a fault as well, with a sample that is not the step's. The loop's thread;
  * O(samples); at most one system call. */
 static __attribute__((noinline, cold, unused)) void rt_guard_set_baseline(rt_guard_t *g) {
   g->has_baseline = 1;
