@@ -187,6 +187,8 @@ class Isolation:
 
         Raises
         ------
+        ConfigError
+            If another isolation has taken them meanwhile.
         PrivilegeError
             If this process may not; the message names what is missing.
         SetupError
@@ -198,18 +200,25 @@ class Isolation:
         shielded(self._begin)
 
     def _begin(self) -> None:
-        text = format_cpu_list(self.cpus)
-        name = f"{text.replace(',', '_')}-{os.getpid()}"
-        header = {"cpus": text, "group": self.group, "home": self._home(), "owners": []}
-        self._journal = Journal.create(self.kernel, name, header)
         try:
-            self._journal.add_owner(os.getpid())
+            with locked(self.kernel):
+                self._journal = self._create_journal()
             self._keeper = Keeper(self._journal)
             with locked(self.kernel):
                 self._apply(self._journal)
         except BaseException:
             self._end()
             raise
+
+    def _create_journal(self) -> Journal:
+        """Begin the journal, unless another isolation has taken the CPUs since this one was planned."""
+        checked = check_cpus(self.kernel, self.cpus)
+        self.request = replace(self.request, housekeeping=checked.housekeeping, online=checked.online)
+        text = format_cpu_list(self.cpus)
+        header = {"cpus": text, "group": self.group, "home": self._home(), "owners": []}
+        journal = Journal.create(self.kernel, f"{text.replace(',', '_')}-{os.getpid()}", header)
+        journal.add_owner(os.getpid())
+        return journal
 
     def _apply(self, journal: Journal) -> None:
         for planned in plan(self.kernel, self.request):
