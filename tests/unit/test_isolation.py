@@ -206,6 +206,35 @@ def test_a_cpu_is_isolated_once_and_the_last_one_never(root: str) -> None:
         Isolation("3", root=root)
 
 
+@pytest.mark.usefixtures("alone")
+def test_isolations_that_were_planned_at_once_do_not_share_a_cpu(root: str) -> None:
+    before = contents(root)
+    first, same, other, rest = (isolation_of(root, cpus) for cpus in ("3", "2-3", "2", "0-2"))
+    first.begin()
+    with pytest.raises(ConfigError, match="CPU 3 is isolated already, by the isolation /run/"):
+        same.begin()
+    with pytest.raises(ConfigError, match="no CPU is left for all other work"):
+        rest.begin()
+    other.begin()
+    assert other.request.housekeeping == (0, 1), "not the CPU of the first"
+    other.end()
+    first.end()
+    assert contents(root) == before
+
+
+def test_the_name_of_a_thread_adds_no_line_to_the_commands_of_a_dry_run(root: str) -> None:
+    name = "x\nreboot\x1b[2J)"
+    machine = Kernel(make_machine(Path(root), {
+        "/proc/77/task/77/stat": f"77 ({name}) S {' '.join(['1'] * 2)} 1 0 -1 0 {' '.join(['0'] * 12)} 500 0\n",
+        "/proc/77/task/77/status": "Cpus_allowed_list:\t3\n", "/proc/77/status": "Cpus_allowed_list:\t3\n",
+    }))  # fmt: skip
+    isolation = Isolation("3", root=machine.root)
+    lines = make_script(isolation, ("true",), isolation.plan()).split("\n")
+    (line,) = {line for line in lines if "77" in line and "# 77" in line and line.startswith("taskset -pc 0-2 77 ")}
+    assert "reboot" in line and line.isprintable()
+    assert not any(line.startswith("reboot") for line in lines)
+
+
 def test_what_is_missing_is_named_with_its_fix(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(root)
     assert missing_rights(kernel) == []

@@ -31,7 +31,7 @@ class Thread(NamedTuple):
     start : int
         The clock tick since boot in which it began, which distinguishes it from a later thread of the same number.
     name : str
-        Its name.
+        Its name, in one line: a thread may give itself any, and it becomes a comment in a script for root.
     is_kernel, can_move : bool
         True for a thread of the kernel; False if the kernel has bound it to its CPU.
     cpus : tuple of int
@@ -166,7 +166,8 @@ class Kernel:
             return None
         if fields[0] in "ZX":  # it has ended, and waits for its parent
             return None
-        tid, _, name = before.partition(" (")
+        tid, _, comm = before.partition(" (")
+        name = _in_one_line(comm)
         return Thread(int(tid), start, name, bool(flags & _PF_KTHREAD), not flags & _PF_NO_SETAFFINITY, cpus)
 
     def affinity(self, tid: int) -> tuple[int, ...]:
@@ -217,3 +218,8 @@ class Kernel:
     def _check_own_machine(self) -> None:
         if self.root:
             raise OSError(errno.EPERM, f"threads listed in {self.root} cannot be changed")
+
+
+def _in_one_line(name: str) -> str:
+    """Replace control characters: a shell or a terminal would obey them."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name)
