@@ -348,3 +348,11 @@ def check_casts(former: object, successor: object) -> None:
             f"{new.file}:{line}: {reason}; fix: keep the fields that it reads in a base class that does not change, "
             "and cast to that class; or omit take_over() for this swap; or stop the loop and start it again"
         )
+
+
+def _reset_after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held it
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -101,6 +101,9 @@ _DECLARED = ("*.pxd", "*.pxi")
 _lock = threading.RLock()
 #: The modules that this process has imported, one for each file.
 _loaded: dict[Path, ModuleType] = {}
+#: Files that a thread is importing, by that thread, and those that a fork has cut off.
+_importing: dict[Path, int] = {}
+_cut_off: set[Path] = set()
 
 
 def build(
@@ -441,6 +444,12 @@ def _import(path: Path, name: str, source: Path) -> ModuleType:
     linecache.cache[source.name] = (len(text), None, text.splitlines(keepends=True), str(source))
     module = _loaded.get(path)
     if module is None:
+        if path in _cut_off:
+            raise BuildError(
+                f"{source.name} was being imported by another thread when this process was forked, so the import never "
+                "ends here; fix: build it before the fork, or start processes by spawn or forkserver",
+                path=str(source),
+            )
         present = sys.modules.get(name)  # another module of this call may have imported it
         module = present if getattr(present, "__file__", None) == str(path) else None
         _loaded[path] = module = module or _load(path, name, source)
@@ -452,6 +461,7 @@ def _load(path: Path, name: str, source: Path) -> ModuleType:
     is_free = name not in sys.modules and _is_ours(name)
     spec = _spec(name, path)
     assert spec.loader is not None
+    _importing[path] = threading.get_ident()
     try:
         module = importlib.util.module_from_spec(spec)
         if is_free:
@@ -465,6 +475,8 @@ def _load(path: Path, name: str, source: Path) -> ModuleType:
         if type(error) is ImportError and str(path) in str(error):
             raise BuildError(_why_not_imported(error, source), path=str(source)) from None
         raise
+    finally:
+        _importing.pop(path, None)
     return module
 
 
@@ -490,3 +502,13 @@ def module_name(stem: str) -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _reset_after_fork() -> None:
+    """Let a forked child build, even if another thread was importing a module, which it does not do there."""
+    global _lock
+    _lock = threading.RLock()
+    _cut_off.update(path for path, thread in _importing.items() if thread != threading.get_ident())
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CCompiler",
+    "as_started",
     "ask_version",
     "cache_variables",
     "describe_command",
@@ -145,6 +146,16 @@ def missing_header() -> str:
     return f"the C headers of Python {version} are not installed ({path} does not exist); fix: {fix}"
 
 
+def as_started(command: Sequence[str]) -> list[str]:
+    """Return a compiler's command with the absolute path of the program.
+
+    It is started in a folder of its own, where a relative path, of ``CC`` or on the ``PATH``, is another one, and gcc
+    finds its parts without a ``PATH`` from this path only.
+    """
+    found = shutil.which(command[0])
+    return [os.path.abspath(found) if found else command[0], *command[1:]]
+
+
 def describe_command(command: Sequence[str]) -> str:
     """Return a compiler's command for people: the path of the program, and what it calls, without options."""
     path = shutil.which(command[0]) or command[0]
@@ -160,15 +171,20 @@ def project_variables() -> dict[str, str]:
 
 
 def cache_variables(command: Sequence[str]) -> dict[str, str]:
-    """Return variables for a call of the compiler: a private cache for zig, if the user's cannot be written to."""
+    """Return variables for a call of the compiler: a cache for zig that it would not find, such as without ``HOME``.
+
+    It is the user's, or a private one if that cannot be written to.
+    """
     if not _is_zig(command) or os.environ.get("ZIG_GLOBAL_CACHE_DIR"):
         return {}
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/nonexistent"), ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.path.join(base, "zig")
     with suppress(OSError):
-        os.makedirs(folder, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return {}
+        if os.path.isabs(folder):  # a user without an entry in the user database may have no home
+            os.makedirs(folder, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                is_found = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME")
+                return {} if is_found else {"ZIG_GLOBAL_CACHE_DIR": folder}
     (cache,) = private_cache(make=True)
     return {"ZIG_GLOBAL_CACHE_DIR": str(cache.folder / "zig")}
 
@@ -186,7 +202,10 @@ def ask_version(command: Sequence[str]) -> str:
     try:
         # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
         environment = {**os.environ} | cache_variables(command)
-        done = subprocess.run([*command, "--version"], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*as_started(command), "--version"], env=environment, capture_output=True, encoding="utf-8",
+            errors="replace", check=False,
+        )  # fmt: skip
     except OSError as error:
         raise BuildError(f"the compiler {shlex.join(command)} cannot be started: {error.strerror}") from None
     if done.returncode:

@@ -57,7 +57,7 @@ def cache_folder(asked: str | os.PathLike[str] | None) -> Path:
     """Return the folder of compiled modules."""
     named = asked or os.environ.get("RTLOOP_CACHE_DIR")
     if named:
-        return Path(named).expanduser().absolute()
+        return Path(os.path.expanduser(named)).absolute()  # "~x" stays if there is no user x
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):  # the XDG specification says to ignore a relative path
         return Path(base) / "rtloop"
@@ -77,6 +77,14 @@ def private_cache(*, make: bool) -> list[Cache]:
             atexit.register(_remove, folder, os.getpid())
             _private.append(Cache(Path(folder)))
     return list(_private)
+
+
+def _reset_after_fork() -> None:
+    global _making
+    _making = threading.RLock()  # another thread may have held it
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _remove(folder: str, process: int) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rtloop.compiler.c_compiler import cache_variables
+from rtloop.compiler.c_compiler import as_started, cache_variables
 from rtloop.compiler.comments import Extras, read_extras
 from rtloop.compiler.cython_process import run_cython
 from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
@@ -194,7 +194,11 @@ def _linked(arguments: Sequence[str]) -> set[str]:
 
 
 def _split(variable: str) -> list[str]:
-    return shlex.split(os.environ.get(variable, ""))
+    text = os.environ.get(variable, "")
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quotation that does not end, or a backslash at the end
+        raise BuildError(f"{variable}={text!r} has a quotation that does not end; fix: end or remove it") from None
 
 
 def _call_cython(arguments: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:
@@ -210,8 +214,8 @@ def _call(command: Sequence[str], folder: Path, places: Places) -> subprocess.Co
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"} | cache_variables(command)
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
-            errors="replace", check=False,
+            as_started(command), cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+            encoding="utf-8", errors="replace", check=False,
         )  # fmt: skip
     except OSError as error:
         raise BuildError(f"{command[0]} cannot be started: {error.strerror}") from None

@@ -98,6 +98,13 @@ def _usage_error(text: str) -> Exception:
     return error
 
 
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quotation that does not end, or a backslash at the end
+        raise _usage_error(f"%%rtloop: {text} has a quotation that does not end") from None
+
+
 def run_magic(shell: Any, line: str, cell: str | None) -> None:
     """Compile a cell, or the file that the line names, and add its names to the notebook.
 
@@ -106,7 +113,7 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
     BuildError
         If it does not compile; IPython shows it without a traceback.
     """
-    words = shlex.split(line)
+    words = _words(line)
     for number in range(len(words) - 1, 0, -1):  # argparse would take a flag after -c for its own option
         if words[number - 1] in ("-c", "--compile-args"):
             words[number - 1 : number + 1] = [f"--compile-args={words[number]}"]
@@ -120,7 +127,7 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
     options: dict[str, Any] = {
         # The notebook's folder comes first: a cell may cimport the .pxd files in it.
         "include": [*asked.include, os.getcwd()],
-        "flags": [flag for text in asked.compile_args for flag in shlex.split(text)],
+        "flags": [flag for text in asked.compile_args for flag in _words(text)],
         "library_dirs": asked.lib_dirs,
         "libraries": asked.lib,
         "packages": asked.package,

@@ -536,3 +536,37 @@ def test_a_build_that_is_killed_leaves_nothing_in_the_way(tmp_path: Path, monkey
     os.utime(rest, (0, 0))
     build_module(source, force=True)
     assert not list(tmp_path.glob("rtloop-build-*"))
+
+
+FORK = """
+import os, signal, threading, rtloop
+fast = rtloop.build("fast.pyx").X
+os.mkfifo("gate")
+importing = threading.Thread(target=rtloop.build, args=("slow.pyx",))
+importing.start()
+gate = open("gate", "w")  # waits until the import has begun, and lets it go on when it is closed
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    assert rtloop.build("fast.pyx").X == fast
+    assert rtloop.build("other.pyx").X == 2
+    try:
+        rtloop.build("slow.pyx")
+    except rtloop.BuildError as error:
+        assert "slow.pyx was being imported by another thread when this process was forked" in str(error)
+        os._exit(7)
+    os._exit(1)
+status = os.waitpid(child, 0)[1]
+gate.close()
+importing.join()
+print(os.waitstatus_to_exitcode(status), rtloop.build("slow.pyx").X)
+"""
+
+
+def test_a_forked_child_builds_although_another_thread_was_importing() -> None:
+    """The lock of the imports stayed locked in the child, and half a module would have been returned."""
+    for name, text in (("fast", "X = 1"), ("other", "X = 2"), ("slow", "open('gate').read()\nX = 3")):
+        write(f"{name}.pyx", f"{text}\n")
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.returncode) == ("7 3\n", 0), done.stderr

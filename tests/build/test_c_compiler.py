@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -174,6 +175,24 @@ def test_zig_gets_a_cache_if_the_users_cannot_be_written_to(zig_log: Path, monke
     assert zig_log.read_text().splitlines()[-1].startswith("/of/the/user|")
 
 
+def test_zig_finds_a_cache_without_HOME(zig_log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service of systemd has no HOME; zig does not look into the user database, and would refuse to run."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: SimpleNamespace(pw_dir=str(zig_log.parent / "of-user")))
+    build_module(write_module())
+    assert zig_log.read_text().splitlines()[-1].startswith(f"{zig_log.parent}/of-user/.cache/zig|cc")
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    build_module("constant.pyx", force=True)
+    cache = Path(zig_log.read_text().splitlines()[-1].partition("|")[0])
+    assert cache.name == "zig" and cache.parent.is_dir() and cache.parent.name.startswith("rtloop-modules-")
+    assert not Path("~").exists()
+
+
 def test_missing_headers_are_one_sentence_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "include"))
@@ -246,6 +265,41 @@ def test_the_real_zig_compiles_and_a_changed_header_is_seen(
     header.write_text("#define GAIN 3\n")
     loop = build_module("servo.pyx").module.Servo("1kHz", **ordinary)
     assert loop.run(cycles=4).cycles == 4 and loop.sum == 12
+
+
+@pytest.mark.parametrize("variable", ["CC", "PATH"])
+def test_a_compiler_may_be_named_by_a_relative_path(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started in a folder of its own."""
+    compiler = tmp_path / "bin" / "mine"
+    compiler.parent.mkdir()
+    compiler.write_text(f'#!/bin/sh\nexec {shlex.join(find_command())} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CFLAGS", "-O0")
+    monkeypatch.setenv("CC", "bin/mine" if variable == "CC" else "mine")
+    monkeypatch.setenv("PATH", f"bin:{os.environ['PATH']}")
+    assert build_module(write_module(), cache="cache").module.X == 7
+
+
+def test_a_compiler_may_print_its_version_in_another_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "mine"
+    compiler.write_text("#!/bin/sh\nprintf 'mine 7.1 \\251 Ren\\351\\n'\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert find_compiler().label == "mine 7.1" and identify((str(compiler),))
+
+
+@pytest.mark.parametrize("variable", ["CPPFLAGS", "CFLAGS", "LDFLAGS"])
+def test_flags_with_a_quotation_that_does_not_end_are_refused(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CFLAGS", "-O0")
+    monkeypatch.setenv(variable, '-DX="a')
+    with pytest.raises(rtloop.BuildError, match=f"""{variable}='-DX="a' has a quotation that does not end"""):
+        build_module(write_module(), cache="cache")
 
 
 def test_a_quotation_that_does_not_end_is_not_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

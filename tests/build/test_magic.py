@@ -134,6 +134,8 @@ def test_a_cell_finds_what_is_beside_the_notebook(shell: Any, tmp_path: Path) ->
             "unrecognized arguments: --fast; the options are -f, -I, -L, -l, -c, --package, --name, --swap and --trial",
         ),
         ("%rtloop", "%rtloop needs a file"),
+        ("%%rtloop -c '-DX=1\nx = 1\n", "-c '-DX=1 has a quotation that does not end"),
+        ("""%%rtloop -c '-DX="1'\nx = 1\n""", '-DX="1 has a quotation that does not end'),
         ("%%rtloop servo.pyx\nx = 1\n", "so it takes no file: remove servo.pyx"),
         ("%%rtloop --trial 2s\nx = 1\n", "--trial is for a swap: add --swap"),
         ("%%rtloop --swap motor\nx = 1\n", "--swap motor: the notebook has no motor; the running loops are none"),

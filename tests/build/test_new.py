@@ -149,6 +149,14 @@ def test_what_cannot_be_made_is_refused_in_a_sentence(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "thesis.txt"]
 
 
+def test_the_home_of_a_user_that_does_not_exist_is_a_name_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(new, ["~no-such-user/arm"]).exit_code == 0
+    assert (tmp_path / "~no-such-user" / "arm" / "pyproject.toml").exists()
+
+
 def test_an_empty_folder_will_do(tmp_path: Path) -> None:
     (tmp_path / "gimbal").mkdir()
     result = CliRunner().invoke(new, [str(tmp_path / "gimbal")])

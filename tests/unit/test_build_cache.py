@@ -154,6 +154,8 @@ def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path, cache: Cache, source:
         (None, {"XDG_CACHE_HOME": "/c"}, "/c/rtloop"),
         (None, {"XDG_CACHE_HOME": "relative", "HOME": "/d"}, "/d/.cache/rtloop"),
         (None, {"HOME": "/d"}, "/d/.cache/rtloop"),
+        ("~/a", {"HOME": "/d"}, "/d/a"),
+        ("~no-such-user/a", {"HOME": "/d"}, f"{Path.cwd()}/~no-such-user/a"),
     ],
 )
 def test_where_the_cache_is(

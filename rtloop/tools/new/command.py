@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import shlex
 import sys
 import unicodedata
@@ -83,7 +84,7 @@ def new(path: str, packages: tuple[str, ...]) -> None:
       rtloop new ~/robots/gimbal
       rtloop new walker --package mujoco
     """  # noqa: D301 - the backslash is for click
-    folder = Path(path).expanduser().absolute()
+    folder = Path(os.path.expanduser(path)).absolute()
     check_name(folder.name)
     for package in packages:
         try:
