@@ -21,5 +21,6 @@ cdef class ParameterRun(ParameterView):
     cdef rt_parameters_t *own
     cdef readonly size_t own_bytes
     cdef object _inode
+    cdef int _pid
 
     cdef rt_parameters_t *_map_own(self, items, uint64_t set_bytes) except NULL

@@ -4,6 +4,7 @@ from libc.errno cimport errno as c_errno
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid
 
 from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from rtloop.headers.atomics cimport rt_load_acquire
@@ -268,7 +269,7 @@ cdef class ParameterRun(ParameterView):
             rc = rt_memory_map(&address, self.size)
         if rc:
             raise OSError(-rc, f"block of parameters of {self.size} bytes: {os.strerror(-rc)}")
-        self._address, self.fd = address, fd
+        self._address, self.fd, self._pid = address, fd, getpid()
         if fd >= 0:
             self._inode = os.fstat(fd).st_ino
         own = self._map_own(items, set_bytes)
@@ -277,9 +278,9 @@ cdef class ParameterRun(ParameterView):
         rt_memory_prefault(address, self.size)
         memcpy(rt_parameters_text(&own.view), <const char *>text, len(text))
         if is_later:
-            rt_parameters_prepare(own, place, os.getpid())
+            rt_parameters_prepare(own, place, self._pid)
         else:
-            rt_parameters_begin(own, place, os.getpid())
+            rt_parameters_begin(own, place, self._pid)
 
     cdef rt_parameters_t *_map_own(self, items, uint64_t set_bytes) except NULL:
         """Map the private memory: the state, the descriptors, a copy of a place, the set in use, the records."""
@@ -326,6 +327,11 @@ cdef class ParameterRun(ParameterView):
     def inode(self):
         """The file's inode, by which other processes find it; None if there is no file."""
         return self._inode
+
+    @property
+    def is_wiped(self):
+        """True in a forked child if no other process can see the block: nothing of it is left there."""
+        return self._inode is None and self._pid != getpid()
 
     @property
     def ranges(self):

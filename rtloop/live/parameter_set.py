@@ -214,8 +214,10 @@ class ParameterSet:
             run = self._run
             if run is None:
                 return
-            self._last = run.used()
             try:
+                if run.is_wiped:
+                    return
+                self._last = run.used()
                 if self._is_retired:
                     self._close_retired(run)
                 else:
@@ -272,12 +274,12 @@ class ParameterSet:
     def asked(self) -> bytes:
         """Return the set that was requested last."""
         with self._lock:
-            return bytes(self._values) if self._run is None else self._asked_of(self._run)
+            return bytes(self._values) if self._present is None else self._asked_of(self._present)
 
     def used(self) -> Used | None:
         """Return the set that the loop uses, or has used last; None before the first run."""
         with self._lock:
-            return self._last if self._run is None else self._run.used()
+            return self._last if self._present is None else self._present.used()
 
     def refused(self) -> int:
         """Return the number of sets that the loop has refused, without those that were reported before."""
@@ -288,7 +290,7 @@ class ParameterSet:
         """Request a set with some values changed. They are packed already, and therefore within their limits."""
         with self._lock:
             writer = writer or this_writer()
-            run = self._run
+            run = self._present
             if run is None:
                 self._store(merge(self.declared, bytes(self._values), changes))
                 self._writer = writer
@@ -297,6 +299,11 @@ class ParameterSet:
                 run.publish(merge(self.declared, self._asked_of(run), changes), writer)
             if self._run is not run:  # a signal handler has ended the run meanwhile
                 self.change(changes, writer)
+
+    @property
+    def _present(self) -> ParameterRun | None:
+        """Parameters of the present run; None without one, and in a child that was forked from a simulated one."""
+        return None if self._run is None or self._run.is_wiped else self._run
 
     @property
     def run(self) -> ParameterRun | None:
@@ -360,7 +367,7 @@ class ParameterSet:
     def changes(self) -> tuple[tuple[ParameterChange, ...], int]:
         """Return the record of the present run, oldest first, and the number of earlier changes that are lost."""
         with self._lock:
-            run = self._run
+            run = self._present
             if run is None:
                 return (), 0
             records, lost = run.records()

@@ -502,6 +502,34 @@ def test_a_fork_in_the_step_ends_it_in_the_child_alone(signals: tuple[str, ...],
     assert "parent: 50 7" in done.stdout
 
 
+def test_a_child_that_the_step_has_forked_keeps_the_parameters_of_the_start(script: Callable[..., Any]) -> None:
+    done = script(
+        """
+        import os, numpy as np, rtloop
+        pid = -1
+        data = np.zeros((), [("kp", "f8")])
+        def step(cycle):
+            global pid
+            if cycle.index == 5:
+                pid = os.fork()
+                if pid == 0:
+                    loop.parameters["kp"] += 1
+                    print("in the step:", loop.parameters["kp"], data["kp"], loop.parameters.applied, flush=True)
+        loop = rtloop.PyLoop(step, "1ms", data=data, parameters=("kp",))
+        loop.parameters["kp"] = 3.0
+        try:
+            stats = loop.simulate(cycles=50)
+        except rtloop.StateError as error:
+            print("child:", loop.parameters["kp"], error, flush=True)
+            os._exit(7)
+        print("parent:", loop.parameters["kp"], stats.cycles, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+    )
+    assert "in the step: 4.0 4.0" in done.stdout, done.stderr
+    assert "child: 4.0 PyLoop-1: a callback has forked" in done.stdout, done.stderr
+    assert "parent: 3.0 50 7" in done.stdout
+
+
 def test_nothing_stays_open() -> None:
     loop = RTLoop("1ms")
     loop.simulate(cycles=5)
