@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import importlib
 import json
 import os
 import struct
@@ -16,7 +18,7 @@ import numpy as np
 from rtloop.data.record_clock import describe_clocks, infer_clock, read_clocks
 from rtloop.errors import ConfigError, StateError
 
-__all__ = ["RecordFile", "json_schema", "open_record_file", "record_json"]
+__all__ = ["RecordFile", "check_record_path", "json_schema", "open_record_file", "record_json"]
 
 _LARGEST = (1 << 63) - 1
 _MCAP_CHUNK_BYTES = 32 << 10
@@ -50,21 +52,40 @@ def open_record_file(path: str | os.PathLike[str], dtype: np.dtype[Any], topic: 
 
     Raises
     ------
-    ConfigError
-        On a suffix other than ``.npy``, ``.npz``, ``.mcap`` and ``.csv``.
+    ConfigError, ImportError
+        As :func:`check_record_path`.
     OSError
         If the file cannot be created.
     """
     target = Path(path)
+    check_record_path(target)
     if target.suffix == ".npy":
         return NpyFile(target, dtype)
     if target.suffix == ".npz":
         return NpzFile(target, dtype)
     if target.suffix == ".mcap":
         return McapFile(target, dtype, topic)
-    if target.suffix == ".csv":
-        return CsvFile(target, dtype)
-    raise ConfigError(f"path={str(path)!r}: the name must end in .npy, .npz, .mcap or .csv")
+    return CsvFile(target, dtype)
+
+
+def check_record_path(path: Path) -> None:
+    """Check the name of a file of records before there are any.
+
+    Raises
+    ------
+    ConfigError
+        On a suffix other than ``.npy``, ``.npz``, ``.mcap`` and ``.csv``.
+    FileNotFoundError
+        If the folder does not exist.
+    ImportError
+        If it is an ``.mcap`` file, and the package mcap is not installed.
+    """
+    if path.suffix not in (".npy", ".npz", ".mcap", ".csv"):
+        raise ConfigError(f"path={str(path)!r}: the name must end in .npy, .npz, .mcap or .csv")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
+    if path.suffix == ".mcap":
+        importlib.import_module("mcap.writer")
 
 
 def npy_header(dtype: np.dtype[Any], count: int) -> bytes:

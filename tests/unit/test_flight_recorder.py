@@ -141,6 +141,14 @@ def test_an_expression_of_signals_and_events() -> None:
             Expression(text, SAMPLE, tuple(EVENTS))
     with pytest.raises(rtloop.ConfigError):
         Expression("overrun", SAMPLE)
+    table = np.dtype([("level", "f8"), ("pair", "f8", 2), ("table", "f8", (2, 3))])
+    for text, reason in (
+        ("level[0]", "level is not an array"), ("pair", "choose an item, such as pair\\[0\\]"),
+        ("pair[-1]", "the index of 2 items must be a whole number from 0 on"), ("pair[2]", "is outside of the array"),
+        ("table[0]", "the index of 2 x 3 items must be 2 whole numbers from 0 on"),
+    ):  # fmt: skip
+        with pytest.raises(rtloop.ConfigError, match=reason):
+            Expression(text, table)
 
 
 def test_planted_events_of_a_running_loop_are_counted_exactly(loop: Any) -> None:
@@ -239,6 +247,17 @@ def follow(recorder: FlightRecorder, is_over: Any) -> None:
     while recorder.turn() and not is_over():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("output", "error"), [
+    ("event", rtloop.ConfigError), (".npz", rtloop.ConfigError), ("none/event.npz", FileNotFoundError),
+])  # fmt: skip
+def test_a_name_for_files_that_cannot_be_written_is_refused_before_the_first_event(
+    tmp_path: Path, output: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        EventFiles(tmp_path / output, "motor", "monotonic", 100)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_more_files_are_written_than_asked_for_however_many_events_one_turn_finds(loop: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtloop.data.record_clock import read_clocks
-from rtloop.data.record_files import open_record_file
+from rtloop.data.record_files import check_record_path, open_record_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,12 +35,18 @@ class EventFiles:
         Number of files to keep; an older one is removed before the next is written.
     most : int, optional
         Number of files after which no more are to be written.
+
+    Raises
+    ------
+    ConfigError, FileNotFoundError, ImportError
+        As :func:`check_record_path`.
     """
 
     def __init__(
         self, output: str | os.PathLike[str], loop: str, clock: str, keep: int, most: int | None = None
     ) -> None:
         self._target = Path(output)
+        check_record_path(self._target)
         self._loop, self._clock, self._keep, self._most = loop, clock, keep, most
         self._number = 0
         self.kept: list[dict[str, Any]] = []

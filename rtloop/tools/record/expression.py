@@ -142,7 +142,11 @@ class Expression:
         numbers = [one.value for one in index if isinstance(one, ast.Constant) and type(one.value) is int]
         field = records[node.value.id]
         if len(numbers) != len(index) or len(index) != field.ndim - 1:
-            raise self._refused(f"{ast.unparse(node)}: the index must be {field.ndim - 1} whole numbers")
+            if field.ndim == 1:
+                raise self._refused(f"{node.value.id} is not an array: leave out the index")
+            shape = " x ".join(map(str, field.shape[1:]))
+            count = "a whole number" if field.ndim == 2 else f"{field.ndim - 1} whole numbers"
+            raise self._refused(f"{ast.unparse(node)}: the index of {shape} items must be {count} from 0 on")
         if any(number >= length for number, length in zip(numbers, field.shape[1:], strict=True)):
             raise self._refused(f"{ast.unparse(node)} is outside of the array")
         where: Any = (slice(None), *numbers)
