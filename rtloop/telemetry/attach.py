@@ -112,7 +112,8 @@ def _explain(pid: int | None, name: str | None, matching: list[LoopReader], foun
     asked = ", ".join(f"{key}={value!r}" for key, value in (("pid", pid), ("name", name)) if value is not None)
     if matching:
         listed = ", ".join(_label(loop) for loop in matching)
-        return f"{asked or caller}: {len(matching)} loops match, {listed}: choose one with pid= and name="
+        choice = "choose one with pid= and name=, in a command with --pid and NAME"
+        return f"{asked or caller}: {len(matching)} loops match, {listed}: {choice}"
     if pid is not None and not os.path.exists(f"/proc/{pid}"):
         return f"pid={pid}: there is no such process"
     text = f"{asked}: no such loop is running" if asked else "no loop is running"

@@ -115,7 +115,11 @@ def set(  # noqa: A001 - the name of the command
         for key, equals, _ in pairs:
             if not equals:
                 raise click.UsageError(f"{key!r} is not of the form KEY=VALUE")
-        _check(loop, tuple(key for key, _, _ in pairs), "parameter", tuple(loop.parameters))
+        given = [key for key, _, _ in pairs]
+        for key in given:
+            if given.count(key) > 1:
+                raise click.UsageError(f"{key!r} is given more than once")
+        _check(loop, tuple(given), "parameter", tuple(loop.parameters))
         declared, before = loop.parameters.declared, dict(loop.parameters)
         values = {key: parse_value(declared[key], text) for key, _, text in pairs}
         loop.parameters.update(values)

@@ -337,7 +337,7 @@ def test_the_commands_get_and_set(arm: Any) -> None:
         (("set", arm.name, "a=2000"), 1, "outside of its limits"), (("set", arm.name, "x=1"), 1, "no parameter 'x'"),
         (("set", arm.name, "mode=half"), 2, "must be a whole number"), (("set", arm.name, "a"), 2, "KEY=VALUE"),
         (("set", "nobody", "a=1"), 1, "no such loop is running"), (("get", arm.name, "x"), 1, "or signal 'x'"),
-        (("set", arm.name, "gains=1,2"), 1, "shape"),
+        (("set", arm.name, "gains=1,2"), 1, "shape"), (("set", arm.name, "a=1", "b=2", "a=3"), 2, "more than once"),
     ):  # fmt: skip
         done = run_command(*words)
         assert (done.returncode, text in done.stderr) == (code, True), done.stderr
