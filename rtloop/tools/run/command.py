@@ -241,7 +241,7 @@ def run(**options: Any) -> int:
     TARGET is FILE.pyx:CLASS, FILE.py:NAME or MODULE:NAME: a subclass of RTLoop, a compiled function (Numba's cfunc,
     ctypes, cffi), or a Python function or callable, which gets the cycle. The name can be left out if
     there is only one. A .pyx is compiled once, which needs only Cython and a C compiler
-    (rtloop[compiler] installs both).
+    (rtloop[compiler] installs both). CC names another compiler, RTLOOP_CACHE_DIR another folder for what is compiled.
 
     \b
     rtloop run servo.pyx --duration 10s                       the class in it, at 1 kHz
