@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -444,6 +445,7 @@ def test_a_missing_cython_is_named_with_the_way_to_it(monkeypatch: pytest.Monkey
         raise importlib.metadata.PackageNotFoundError(name)
 
     source = write("servo.pyx", STEP)
+    monkeypatch.setattr("rtloop.compiler.toolchain._INSTALLED", re.compile("nothing"))  # then the metadata are asked
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(rtloop.BuildError, match=r"Cython is not installed for .*-m pip install 'rtloop\[build\]'"):
         rtloop.build(source)
