@@ -1,6 +1,6 @@
 """Loops that misbehave on purpose, and tell what happened to them."""
 
-import time
+from time import monotonic, sleep
 
 from libc.errno cimport EIO
 from libc.stdint cimport int64_t, uint64_t
@@ -75,9 +75,9 @@ cdef class Probe(RTLoop):
     @property
     def tid(self):
         """The number of its thread, in which `enter` has begun: waited for, however busy the machine is."""
-        deadline = time.monotonic() + 60
-        while self.thread_id == 0 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        deadline = monotonic() + 60
+        while self.thread_id == 0 and monotonic() < deadline:
+            sleep(0.001)
         return self.thread_id
 
     def setup(self):

@@ -105,6 +105,28 @@ def test_everything_moves_away_and_comes_back_byte_for_byte(tmp_path: Path, vers
 
 
 @pytest.mark.usefixtures("alone")
+def test_a_thread_that_has_just_begun_is_moved_back_a_little_later(tmp_path: Path) -> None:
+    """The kernel refuses to move a thread of its own before it has started."""
+    root = make_machine(tmp_path / "machine", FILES, VERSION_1)
+    make_machine(Path(root), {f"{TOP}/cpuset/tasks": "10\n11"})
+    before = contents(root)
+    isolation = isolation_of(root)
+    isolation.begin()
+    refusals = iter([errno.EINVAL] * 3)
+    write = isolation.kernel.write
+
+    def refuse_at_first(path: str, text: str) -> None:
+        if path.endswith("/cpuset/tasks") and text == "11" and (number := next(refusals, 0)):
+            raise OSError(number, os.strerror(number))
+        write(path, text)
+
+    isolation.kernel.write = refuse_at_first  # type: ignore[method-assign]
+    results = isolation.end()
+    assert {result.verdict for result in results} <= {"restored", "unchanged", "gone"}
+    assert contents(root) == before and next(refusals, 0) == 0
+
+
+@pytest.mark.usefixtures("alone")
 def test_an_exception_in_the_block_undoes_it(root: str) -> None:
     before = contents(make_machine(Path(root), DELEGATED))
     with pytest.raises(ZeroDivisionError), isolated("3", root=root, join=False):

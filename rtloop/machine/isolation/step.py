@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ ABSENT, PRESENT = "absent", "present"
 _TRIES, _PAUSE_S = 400, 0.005
 #: Passes in which threads that were created meanwhile are moved as well.
 _PASSES = 20
+#: Attempts to move a thread of the kernel that has just begun; nothing moves one that is bound to its CPU.
+_ATTEMPTS = 20
 #: Files that hold a mask of CPUs, in hexadecimal digits, and those that hold a list.
 _MASKS = ("/cpumask", "/default_smp_affinity")
 _LISTS = ("/smp_affinity_list", "/cpuset.cpus", "/cpuset.mems", "/watchdog_cpumask")
@@ -241,13 +243,23 @@ def _put_tasks(kernel: Kernel, step: Step, value: str) -> None:
     for _ in range(_PASSES):
         tids = [tid for tid in kernel.text(f"{origin}/tasks").split() if tid not in stuck]
         if not tids:
-            return
-        for tid in tids:
-            try:
-                kernel.write(f"{goal}/tasks", tid)
-            except OSError as error:
-                if error.errno != errno.ESRCH:
-                    stuck.add(tid)  # a thread of the kernel that is bound to its CPU
+            break
+        _move(kernel, tids, goal, stuck)
+    for _ in range(_ATTEMPTS):
+        if not (left := [tid for tid in kernel.text(f"{origin}/tasks").split() if tid in stuck]):
+            break
+        nap(_PAUSE_S)
+        _move(kernel, left, goal, stuck)
+
+
+def _move(kernel: Kernel, tids: Iterable[str], goal: str, stuck: set[str]) -> None:
+    """Move threads to a control group. Those that the kernel refuses to move are stuck."""
+    for tid in tids:
+        try:
+            kernel.write(f"{goal}/tasks", tid)
+        except OSError as error:
+            if error.errno != errno.ESRCH:
+                stuck.add(tid)
 
 
 def _tasks_script(step: Step, value: str) -> list[str]:

@@ -94,8 +94,8 @@ def print_table(console: Console, isolation: Isolation) -> None:
 
 def enter_command(isolation: Isolation, program: Sequence[str]) -> list[str]:
     """Return the command that joins the control group and becomes a program."""
-    return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', f"{isolation.kernel.root}{isolation.group}/cgroup.procs",
-            *program]  # fmt: skip
+    group = f"{isolation.kernel.root}{isolation.group}/cgroup.procs"
+    return ["sh", "-c", 'echo $$ > "$1" && shift && exec "$@"', "rtloop", group, *program]
 
 
 def make_script(isolation: Isolation, program: Sequence[str], steps: Sequence[Step]) -> str:
