@@ -23,12 +23,10 @@ __all__ = [
 
 #: Values of a control group.
 ABSENT, PRESENT = "absent", "present"
-#: A thread that is on its way out of a control group is waited for, this many times.
+#: A thread that is on its way out of a control group, or has just begun in it, is waited for, this many times.
 _TRIES, _PAUSE_S = 400, 0.005
 #: Passes in which threads that were created meanwhile are moved as well.
 _PASSES = 20
-#: Attempts to move a thread of the kernel that has just begun; nothing moves one that is bound to its CPU.
-_ATTEMPTS = 20
 #: Files that hold a mask of CPUs, in hexadecimal digits, and those that hold a list.
 _MASKS = ("/cpumask", "/default_smp_affinity")
 _LISTS = ("/smp_affinity_list", "/cpuset.cpus", "/cpuset.mems", "/watchdog_cpumask")
@@ -245,7 +243,7 @@ def _put_tasks(kernel: Kernel, step: Step, value: str) -> None:
         if not tids:
             break
         _move(kernel, tids, goal, stuck)
-    for _ in range(_ATTEMPTS):
+    for _ in range(_TRIES if value == "here" else 0):
         if not (left := [tid for tid in kernel.text(f"{origin}/tasks").split() if tid in stuck]):
             break
         nap(_PAUSE_S)
