@@ -105,18 +105,19 @@ def test_everything_moves_away_and_comes_back_byte_for_byte(tmp_path: Path, vers
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_thread_that_has_just_begun_is_moved_back_a_little_later(tmp_path: Path) -> None:
-    """The kernel refuses to move a thread of its own before it has started."""
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ESRCH])
+def test_a_thread_that_cannot_be_moved_yet_is_moved_back_a_little_later(tmp_path: Path, number: int) -> None:
+    """One of the kernel that has not started yet, or one that is about to end."""
     root = make_machine(tmp_path / "machine", FILES, VERSION_1)
     make_machine(Path(root), {f"{TOP}/cpuset/tasks": "10\n11"})
     before = contents(root)
     isolation = isolation_of(root)
     isolation.begin()
-    refusals = iter([errno.EINVAL] * 3)
+    refusals = iter([number] * 50)
     write = isolation.kernel.write
 
     def refuse_at_first(path: str, text: str) -> None:
-        if path.endswith("/cpuset/tasks") and text == "11" and (number := next(refusals, 0)):
+        if path.endswith("/cpuset/tasks") and text == "11" and next(refusals, 0):
             raise OSError(number, os.strerror(number))
         write(path, text)
 

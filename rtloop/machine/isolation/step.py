@@ -244,7 +244,7 @@ def _put_tasks(kernel: Kernel, step: Step, value: str) -> None:
             break
         _move(kernel, tids, goal, stuck)
     for _ in range(_TRIES if value == "here" else 0):
-        if not (left := [tid for tid in kernel.text(f"{origin}/tasks").split() if tid in stuck]):
+        if not (left := kernel.text(f"{origin}/tasks").split()):
             break
         nap(_PAUSE_S)
         _move(kernel, left, goal, stuck)
