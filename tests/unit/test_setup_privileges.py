@@ -266,8 +266,8 @@ def test_a_service_gets_a_drop_in(root: Path, no_commands: list[list[str]]) -> N
     ("request_", "words"),
     [
         (Request(("nobody-here",)), "there is no user nobody-here"),
-        (Request(("ada\n@all",)), "not a valid name"),
-        (Request(("ada",), "a b"), "not a valid name"),
+        (Request(("ada\n@all",)), "not a valid user name"),
+        (Request(("ada",), "a b"), "not a valid group name"),
         (Request((), "realtime", "../x.service"), "not the name of a service"),
         (Request((), "realtime", "robot"), "ends with .service"),
     ],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -265,11 +265,11 @@ def run(**options: Any) -> int:
     """  # noqa: D301 - the backslash is for click
     import faulthandler
 
-    from rtloop.tools.run.show import LateConsole
+    from rtloop.tools.run.show import make_console
 
     if not faulthandler.is_enabled():
         faulthandler.enable(all_threads=False)  # a crash in a C step then prints more than "Segmentation fault"
-    err = cast("Console", LateConsole())
+    err = make_console()
     own = {field.name for field in fields(Request)} - {"settings"}
     options["explain"] = explained(options.pop("explain"), options.pop("explain_above"))
     request = Request(**{name: options.pop(name) for name in own}, settings=options)

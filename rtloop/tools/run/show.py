@@ -1,4 +1,4 @@
-"""Output of ``rtloop run``: a live line while the loop runs."""
+"""Output of ``rtloop run``: the console, and a live line while the loop runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rtloop.units import format_duration
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
-__all__ = ["LateConsole", "LiveLine", "describe_progress"]
+__all__ = ["LiveLine", "describe_progress", "make_console"]
 
 _INTERVAL_S = 0.25
 #: Drawing takes the GIL, which a step in Python needs.
@@ -25,28 +25,31 @@ _GIL_INTERVAL_S = 1.0
 _WIDE = 100
 
 
-class LateConsole:
-    """Console on stderr that imports rich when it is first printed on: a run without a terminal starts earlier."""
+def make_console() -> Console:
+    """Return a console on stderr; without a terminal, one that imports rich only if it is used, which takes long."""
+    if sys.stderr.isatty() or {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
+        return _make_console()
+    return cast("Console", _LateConsole())
+
+
+def _make_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+class _LateConsole:
+    """Console on a stderr that is not a terminal. Not for what rich draws live, which needs a real one."""
+
+    is_terminal = False
 
     def __init__(self) -> None:
         self._console: Console | None = None
 
-    @property
-    def is_terminal(self) -> bool:
-        """True if stderr is a terminal, or the environment says to treat it as one."""
-        if not sys.stderr.isatty() and not {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
-            return False
-        return self._made().is_terminal
-
-    def _made(self) -> Console:
-        if self._console is None:
-            from rich.console import Console
-
-            self._console = Console(stderr=True, highlight=False)
-        return self._console
-
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._made(), name)
+        if self._console is None:
+            self._console = _make_console()
+        return getattr(self._console, name)
 
 
 class LiveLine:
