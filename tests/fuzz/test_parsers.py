@@ -212,7 +212,9 @@ TRACE = texts(
 def test_a_trace_of_the_kernel_gives_an_explanation_that_can_be_printed(cpu: str, rare: str) -> None:
     trace_text.first_time(cpu.encode(errors="replace"))
     trace_text.last_time(cpu.encode(errors="replace"))
-    machine = attribution.Machine(7, 7, True, True, lambda pid, prio: "FIFO 1", lambda pid: "", lambda cpu, state: "C1")
+    machine = attribution.Machine(
+        7, 7, True, True, lambda pid, prio: "FIFO 1", lambda pid: "", lambda cpu, state: "C1", lambda cpu: 10_000
+    )
     base = 838_360_000_000
     for what in ("start", "execution"):
         delay = attribution.Delay(1, what, base, base, base + 40_000, 40_000)
