@@ -318,6 +318,9 @@ class Chroot:
 
     def _mount(self) -> None:
         for name in ("proc", "sys", "dev"):
+            if self.path(name).is_symlink():  # debootstrap can leave /proc -> /proc in a system for another processor
+                self.path(name).unlink()
+                self.path(name).mkdir()
             self._do_mount(["--rbind", "--make-rslave", f"/{name}"], self.path(name))
         for name, mode in (("dev/shm", "1777"), ("tmp", "1777"), ("run", "755")):
             if not self.path(name).is_dir():
