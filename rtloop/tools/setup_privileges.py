@@ -47,12 +47,19 @@ def setup_privileges(
 
     Exit code: 0 all is as requested, 1 something was refused or left alone, 2 the command line is wrong.
     """
-    from rtloop.machine import privileges
-    from rtloop.machine.privileges import Request, make_commands, make_plan, perform, undo
+    from rtloop.machine.privileges import (
+        Request,
+        container_flags,
+        find_obstacle,
+        make_commands,
+        make_plan,
+        perform,
+        undo,
+    )
 
     root = root.rstrip("/")
     if container:
-        flags = privileges.container_flags(priority)
+        flags = container_flags(priority)
         if as_json:
             click.echo(json.dumps({"command": "setup-privileges", "container": flags}, indent=1))
         else:
@@ -67,7 +74,7 @@ def setup_privileges(
         if not yes and not _ask(changes, as_json, "Undo this?"):
             return 1
         return _show(undo(root), as_json, "")
-    if not root and (obstacle := privileges.find_obstacle()):
+    if not root and (obstacle := find_obstacle()):
         click.echo(f"warning: {obstacle}", err=True)
     who = () if unit else users or ((_caller(),) if _caller() not in ("", "root") else ())
     changes = make_plan(Request(who, group, unit, priority), root)

@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 
 PERIOD_NS, LEAST_NS = 20_000_000, 15_000_000
 COVERED = 0.8
-#: What may be named for a pause.
+#: Culprits that may be named for a pause.
 RIGHT = ("steal", "unknown")
 SHORTEST_S, LONGEST_S = 0.020, 0.050
-#: What has the loop's CPU while the machine is paused.
+#: Scenes, by the thread that has the loop's CPU while the machine is paused.
 SCENES = {
     "idle": "the loop sleeps, and its CPU is halted",
     "ordinary": "beside an ordinary thread that is always busy",

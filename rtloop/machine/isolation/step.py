@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -236,28 +236,21 @@ def _read_tasks(kernel: Kernel, step: Step) -> str:
 
 def _put_tasks(kernel: Kernel, step: Step, value: str) -> None:
     outer, _, inner = step.target.partition(":")
-    origin, goal = (outer, inner) if value == "moved" else (inner, outer)
+    is_moved = value == "moved"  # else all have to come back, and those that cannot yet are waited for
+    origin, goal = (outer, inner) if is_moved else (inner, outer)
     stuck: set[str] = set()
-    for _ in range(_PASSES):
+    for _ in range(_PASSES if is_moved else _TRIES):
         tids = [tid for tid in kernel.text(f"{origin}/tasks").split() if tid not in stuck]
         if not tids:
-            break
-        _move(kernel, tids, goal, stuck)
-    for _ in range(_TRIES if value == "here" else 0):
-        if not (left := kernel.text(f"{origin}/tasks").split()):
-            break
-        nap(_PAUSE_S)
-        _move(kernel, left, goal, stuck)
-
-
-def _move(kernel: Kernel, tids: Iterable[str], goal: str, stuck: set[str]) -> None:
-    """Move threads to a control group. Those that the kernel refuses to move are stuck."""
-    for tid in tids:
-        try:
-            kernel.write(f"{goal}/tasks", tid)
-        except OSError as error:
-            if error.errno != errno.ESRCH:
-                stuck.add(tid)
+            return
+        for tid in tids:
+            try:
+                kernel.write(f"{goal}/tasks", tid)
+            except OSError as error:
+                if is_moved and error.errno != errno.ESRCH:
+                    stuck.add(tid)  # a thread of the kernel that is bound to its CPU
+        if not is_moved:
+            nap(_PAUSE_S)
 
 
 def _tasks_script(step: Step, value: str) -> list[str]:
