@@ -93,7 +93,9 @@ def _declare_signals(to: SignalSet, data: Any, names: Fields) -> None:
         If one of them cannot be a signal.
     """
     for name, address, kind, _ in fields_of(data, names, "signals"):
-        made = to.declare(name, address, kind)
+        begin = data.ctypes.data
+        own = (begin, begin + data.nbytes) if data.flags.owndata else None  # a view may be of a device's registers
+        made = to.declare(name, address, kind, own)
         if isinstance(names, Mapping):
             given = names[name]
             if isinstance(given, tuple) and len(given) in (2, 3):

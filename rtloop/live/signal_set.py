@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,11 +26,16 @@ __all__ = ["HEAD", "Layout", "Signal", "SignalDeclaration", "SignalSet", "parse_
 #: Fields of every record before the signals.
 HEAD = (("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"))
 _HEAD_BYTES = 24
+_WORD = 8
 #: Types of a signal, or of the items of an array, as NumPy names them without the byte order.
 _TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 _RULE = "is not a bool or a number of up to 16 bytes in this machine's byte order, nor an array of them such as '3f8'"
 _MOST = 1024
 _MOST_BYTES = 8192
+
+
+#: Addresses of memory that may be read as a whole: of its first byte, and of the first one behind it.
+Memory: TypeAlias = tuple[int, int] | None
 
 
 class Signal(NamedTuple):
@@ -61,11 +67,6 @@ class Signal(NamedTuple):
         """Bytes of its value."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    @property
-    def word(self) -> int:
-        """Largest word that divides its size: 8, 4, 2 or 1 bytes."""
-        return next(word for word in (8, 4, 2, 1) if self.size % word == 0)
-
 
 class Layout(NamedTuple):
     """Signals of a loop, and their places in a record of its block.
@@ -74,8 +75,8 @@ class Layout(NamedTuple):
     ----------
     signals : tuple of Signal
         The signals, in the order of their declaration.
-    order : tuple of int
-        Their indices, in the order of the fields of a record in the block.
+    places : tuple of int
+        Offset of each of them in a record of the block, in bytes.
     stored : numpy.dtype
         Type of a record in the block.
     dtype : numpy.dtype
@@ -83,7 +84,7 @@ class Layout(NamedTuple):
     """
 
     signals: tuple[Signal, ...]
-    order: tuple[int, ...]
+    places: tuple[int, ...]
     stored: np.dtype[Any]
     dtype: np.dtype[Any]
 
@@ -97,47 +98,102 @@ class Layout(NamedTuple):
         return arranged
 
 
-def order_signals(signals: Sequence[Signal], addresses: Mapping[str, int]) -> tuple[int, ...]:
-    """Return indices of signals in the order that sampler.h copies with the fewest instructions.
+class Piece(NamedTuple):
+    """Memory that a record is copied from, and the signals in it."""
 
-    Signals of larger words come first. Of those of 8 bytes, it copies two at a time if they follow each other in memory
-    and in the record, from its beginning on. So runs of an even number of words come first, and then a longer run
-    before a shorter one: only one of an odd number can be in pairs, but for its last word.
+    begin: int
+    end: int
+    within: Memory
+    signals: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+        return self.end - self.begin
+
+    @property
+    def word(self) -> int:
+        """Largest word that divides its size: 8, 4, 2 or 1 bytes."""
+        return math.gcd(self.size, _WORD)
+
+    @property
+    def words(self) -> int:
+        """Number of such words."""
+        return self.size // self.word
+
+    def follows(self, other: Piece) -> bool:
+        """Test whether both are whole words, and this one begins where the other ends, or in it."""
+        is_aligned = all(size % _WORD == 0 for size in (self.size, other.size, self.begin - other.begin))
+        return is_aligned and self.begin <= other.end
+
+
+def find_pieces(signals: Sequence[Signal], addresses: Sequence[int], memory: Sequence[Memory]) -> list[Piece]:
+    """Find the memory to copy for signals, in the order that sampler.h copies with the fewest instructions.
+
+    A word of 8 bytes costs least. So if a signal is in memory that may be read as a whole, all aligned words that it is
+    in are copied. If no more than one word is between each of these and the next, the words between them are copied as
+    well, because words that all follow each other cost least of all.
+
+    Pieces of larger words come first. Of those of 8 bytes, the sampler copies two at a time if they follow each other
+    in memory and in the record, from its beginning on. So pieces of an even number of words come first, and then a
+    longer one before a shorter one: only one of an odd number can be in pairs, but for its last word.
+
+    Returns
+    -------
+    list of Piece
+        Pieces in the order of the record.
     """
-    runs: list[list[int]] = []
-    end = None
-    for i in sorted(range(len(signals)), key=lambda i: addresses[signals[i].name]):
-        if signals[i].word == 8:
-            begin = addresses[signals[i].name]
-            if begin != end:
-                runs.append([])
-            runs[-1].append(i)
-            end = begin + signals[i].size
+    found = []
+    for i, (signal, begin, within) in enumerate(zip(signals, addresses, memory, strict=True)):
+        end = begin + signal.size
+        low, high = begin // _WORD * _WORD, -(-end // _WORD) * _WORD
+        is_whole = within is not None and within[0] <= low and high <= within[1]
+        found.append(Piece(low, high, within, (i,)) if is_whole else Piece(begin, end, None, (i,)))
+    found.sort(key=lambda piece: (piece.begin, piece.end))
+    joined = found[:1]
+    for piece in found[1:]:
+        last = joined[-1]
+        if piece.follows(last):
+            within = last.within if last.within == piece.within else None
+            joined[-1] = Piece(last.begin, max(last.end, piece.end), within, last.signals + piece.signals)
+        else:
+            joined.append(piece)
+    if (
+        joined
+        and joined[0].within is not None
+        and all(
+            after.within == joined[0].within and after.begin == before.end + _WORD
+            for before, after in itertools.pairwise(joined)
+        )
+    ):
+        indices = tuple(i for piece in joined for i in piece.signals)
+        joined = [Piece(joined[0].begin, joined[-1].end, joined[0].within, indices)]
+    if sum(piece.words for piece in joined) > _MOST and any(memory):
+        return find_pieces(signals, addresses, [None] * len(signals))
+    joined.sort(key=lambda piece: (-piece.word, piece.words % 2, -piece.words, min(piece.signals)))
+    return joined
 
-    def words(run: list[int]) -> int:
-        return sum(signals[i].size for i in run) // 8
 
-    runs.sort(key=lambda run: (words(run) % 2, -words(run), min(run)))
-    smaller = sorted((i for i, one in enumerate(signals) if one.word < 8), key=lambda i: -signals[i].word)
-    return (*(i for run in runs for i in run), *smaller)
+def place_signals(pieces: Sequence[Piece], addresses: Sequence[int]) -> tuple[int, ...]:
+    """Return the place of each signal in a record of pieces, in bytes."""
+    places, begin = [0] * len(addresses), _HEAD_BYTES
+    for piece in pieces:
+        for i in piece.signals:
+            places[i] = begin + addresses[i] - piece.begin
+        begin += piece.size
+    return tuple(places)
 
 
-def make_layout(signals: tuple[Signal, ...], order: tuple[int, ...]) -> Layout:
-    """Return the layout of signals whose fields are in an order."""
-    fields: list[tuple[str, Any, tuple[int, ...]]] = [(name, kind, ()) for name, kind in HEAD]
-    stored: dict[str, list[Any]] = {"names": [], "formats": [], "offsets": []}
-    offset = 0
-    everything = [*fields, *((signals[i].name, signals[i].dtype, signals[i].shape) for i in order)]
-    for name, dtype, shape in everything:
-        stored["names"].append(name)
-        stored["formats"].append((dtype, shape))
-        stored["offsets"].append(offset)
-        offset += np.dtype((dtype, shape)).itemsize
+def make_layout(signals: tuple[Signal, ...], places: tuple[int, ...], record_bytes: int) -> Layout:
+    """Return the layout of signals at these places of a record."""
+    names = [name for name, _ in HEAD] + [one.name for one in signals]
+    formats = [kind for _, kind in HEAD] + [(one.dtype, one.shape) for one in signals]
+    stored = {"names": names, "formats": formats, "offsets": [0, 8, 16, *places], "itemsize": record_bytes}
     return Layout(
         signals,
-        order,
-        np.dtype({**stored, "itemsize": -(-offset // 8) * 8}),  # type: ignore[call-overload]
-        np.dtype([*fields, *((one.name, one.dtype, one.shape) for one in signals)]),
+        places,
+        np.dtype(stored),  # type: ignore[call-overload]
+        np.dtype(list(zip(names, formats, strict=True))),
     )
 
 
@@ -161,7 +217,7 @@ def describe_layout(layout: Layout, settings: Settings) -> bytes:
             }
             for one in layout.signals
         ],
-        "order": layout.order,
+        "places": layout.places,
     }
     return json.dumps(content).encode()
 
@@ -179,20 +235,18 @@ def parse_layout(text: bytes, record_bytes: int) -> Layout:
     try:
         content = json.loads(text)
         signals = tuple(_parse_signal(values) for values in content["signals"])
-        order = tuple(content["order"])
-        if any(type(i) is not int for i in order) or sorted(order) != list(range(len(signals))):
-            raise ValueError("their order is not one of all signals")
+        places = tuple(content["places"])
     except (ConfigError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, ValueError) as error:
         raise ValueError(f"its signals are described wrongly: {error}") from None
     names = {one.name for one in signals}
     if len(names | {name for name, _ in HEAD}) != len(signals) + len(HEAD):
         raise ValueError("its signals are described wrongly: a name occurs twice")
-    if not signals or sum(one.size for one in signals) + _HEAD_BYTES > record_bytes:
-        raise ValueError("its signals are described wrongly: they do not fit into a record")
-    layout = make_layout(signals, order)
-    if layout.stored.itemsize != record_bytes:
-        raise ValueError("its signals are described wrongly: they are not a record")
-    return layout
+    if not signals or len(places) != len(signals):
+        raise ValueError("its signals are described wrongly: not each has a place")
+    for one, place in zip(signals, places, strict=True):
+        if type(place) is not int or not _HEAD_BYTES <= place <= record_bytes - one.size:
+            raise ValueError(f"its signals are described wrongly: {one.name} is not in a record")
+    return make_layout(signals, places, record_bytes)
 
 
 def _parse_signal(values: Any) -> Signal:
@@ -280,6 +334,7 @@ class SignalSet:
         self.held: list[Any] = []
         self._settings = settings
         self._addresses: dict[str, int] = {}
+        self._memory: dict[str, Memory] = {}
         self._block: OwnSignals | None = None
         self._layout: Layout | None = None
         self._lock = ShieldedLock()
@@ -289,10 +344,22 @@ class SignalSet:
         """Name of the loop."""
         return self._settings.name
 
-    def declare(self, name: str, address: int, dtype: DTypeLike = "f8") -> SignalDeclaration:
+    def declare(self, name: str, address: int, dtype: DTypeLike = "f8", memory: Memory = None) -> SignalDeclaration:
         """Add a signal, which the loop reads from an address after each step.
 
         A signal that setup() declares again in every run, in the same way, stays as it is.
+
+        Parameters
+        ----------
+        name : str
+            Name, an identifier.
+        address : int
+            Address of its value.
+        dtype : data-type, optional
+            Type of a number, or of an array of numbers.
+        memory : (int, int), optional
+            Memory around it that may be read as well. Without that, no other byte is read: next to a register of a
+            device there may be one that changes when it is read.
 
         Raises
         ------
@@ -319,7 +386,7 @@ class SignalSet:
                     "in all"
                 )
             self.declared[name] = made
-            self._addresses[name] = address
+            self._addresses[name], self._memory[name] = address, memory
         return SignalDeclaration(made, self._change)
 
     def _change(self, signal: Signal) -> None:
@@ -347,11 +414,15 @@ class SignalSet:
     @property
     def layout(self) -> Layout:
         """The signals and their places in a record."""
-        return self._layout or self._arrange()
+        return self._layout or self._arrange()[0]
 
-    def _arrange(self) -> Layout:
+    def _arrange(self) -> tuple[Layout, list[Piece]]:
         signals = tuple(self.declared.values())
-        return make_layout(signals, order_signals(signals, self._addresses))
+        addresses = [self._addresses[name] for name in self.declared]
+        pieces = find_pieces(signals, addresses, [self._memory[name] for name in self.declared])
+        record_bytes = _HEAD_BYTES + sum(piece.size for piece in pieces)
+        record_bytes += -record_bytes % _WORD
+        return make_layout(signals, place_signals(pieces, addresses), record_bytes), pieces
 
     @property
     def block(self) -> OwnSignals:
@@ -370,12 +441,11 @@ class SignalSet:
             if self._block is None or self._block.pid != os.getpid():  # a forked child shares the parent's memory
                 if not self.declared:
                     raise StateError(f"{self.name} has no signals: declare one with self.signal(name, address)")
-                layout = self._arrange()
-                ordered = [layout.signals[i] for i in layout.order]
+                layout, pieces = self._arrange()
                 settings = self._settings
                 self._block = OwnSignals(
                     self.name,
-                    [(self._addresses[one.name], one.size) for one in ordered],
+                    [(piece.begin, piece.size) for piece in pieces],
                     settings.signals_every,
                     settings.signals_capacity,
                     describe_layout(layout, settings),

@@ -259,7 +259,8 @@ cdef class _RTLoop_2:
         return RTLoop_control(self).thread.make_live().parameters.declare(name, <size_t>address, value, dtype)
 
     cdef object signal(self, name, const void *address, dtype="f8"):
-        return RTLoop_control(self).thread.make_live().signals.declare(name, <size_t>address, dtype)
+        own = <size_t><void *>self, <size_t><void *>self + <size_t>type(self).__basicsize__
+        return RTLoop_control(self).thread.make_live().signals.declare(name, <size_t>address, dtype, own)
 
     cdef int take_over(self, _RTLoop_2 former, const Cycle *cycle) noexcept nogil:
         return RT_CONTINUE

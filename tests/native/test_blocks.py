@@ -127,6 +127,12 @@ PROGRAMS = {
             "begins a run at the first place": Mutation("sampler.h", "  rt_broadcast_resume(&s->writer);\n", ""),
             "never turns": Mutation("sampler.h", "  if (s->sampler) rt_broadcast_turn(&s->writer);\n", "  (void)s;\n"),
             "counts cycles as samples": Mutation("sampler.h", "places == 0 || every == 1", "1"),
+            "the end of a long row is lost": Mutation(
+                "sampler.h", "  if (words % 2) rt_sampler_copy_8(to, from);\n", ""
+            ),
+            "a long row of any words": Mutation(
+                "sampler.h", "if (s->words && s->row == s->words) {", "if (s->words) {"
+            ),
             "the end of a row is lost": Mutation(
                 "sampler.h",
                 "  if (words % 2) rt_sampler_copy_8(to + 8 * (words - 1), from + 8 * (words - 1));\n",

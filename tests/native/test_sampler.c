@@ -89,10 +89,10 @@ static void test_sizes(void) {
   free(block);
 }
 
-/* Test whether a record of such words has a function of its own. */
+/* Test whether such words have a function that copies no others. */
 static int has_function(uint32_t words, uint32_t pairs, int is_row) {
   const uint32_t others = words - 2 * pairs;
-  return (is_row && words <= RT_SAMPLER_ROW) || (pairs <= RT_SAMPLER_SMALL && others <= RT_SAMPLER_SMALL) ||
+  return is_row || (pairs <= RT_SAMPLER_SMALL && others <= RT_SAMPLER_SMALL) ||
          (pairs == 0 && others <= RT_SAMPLER_SINGLE);
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import pytest
 
 import rtloop
 from rtloop.live.signal_block import Cursor
-from rtloop.live.signal_set import parse_layout
+from rtloop.live.signal_set import Memory, Signal, find_pieces, parse_layout, place_signals
 
 NAMES = ("number", "mode", "angle", "inverse", "third")
 
@@ -65,14 +66,19 @@ def test_signals_of_every_size(signalled: ModuleType) -> None:
 
 
 def test_signals_in_any_order_of_any_memory_are_those_of_their_fields() -> None:
-    """The sampler copies fields that follow each other in memory two at a time, whatever their order."""
+    """The sampler copies fields that follow each other in memory two at a time, whatever their order.
+
+    It may copy what is around them, too, unless the memory belongs to somebody else.
+    """
     chance = random.Random(7)
     kinds = [*["f8"] * 20, "3f8", "4f8", "i8", *["f4"] * 3, "2f4", "i2", "5i1", "c16", "f8"]
-    data = np.zeros(1, [(f"s{i}", kind) for i, kind in enumerate(kinds)])  # packed, so that some words are not aligned
-    data.view("u1")[:] = np.frombuffer(chance.randbytes(data.nbytes), "u1")
-    orders = set()
-    for count in (*range(1, 21), *range(2, 31, 2), 31):
-        names = chance.sample(data.dtype.names, count)
+    packed = np.dtype([(f"s{i}", kind) for i, kind in enumerate(kinds)])  # some words are not aligned
+    own = np.zeros((), packed)
+    borrowed = np.frombuffer(bytearray(packed.itemsize), packed)
+    layouts = set()
+    for data, count in itertools.product((own, borrowed), (*range(1, 21), *range(2, 31, 2), 31)):
+        data.reshape(1).view("u1")[:] = np.frombuffer(chance.randbytes(data.nbytes), "u1")
+        names = chance.sample(packed.names or (), count)
         if count % 3 == 0:
             names.sort(key=lambda name: int(name[1:]))
         loop = rtloop.PyLoop(lambda cycle: None, "1ms", data=data, signals=names)
@@ -80,12 +86,60 @@ def test_signals_in_any_order_of_any_memory_are_those_of_their_fields() -> None:
         records = loop.signals.read()
         assert len(records) == 3 and records["cycle"].tolist() == [0, 1, 2], names
         for name in names:
-            assert all(one.tobytes() == data[name][0].tobytes() for one in records[name]), (name, names)
+            assert all(one.tobytes() == data.reshape(())[name].tobytes() for one in records[name]), (name, names)
         cursor = Cursor(loop.signals._source.block, "now")
         layout = parse_layout(cursor.text(), cursor.record_bytes)
         assert layout == loop.signals._source.layout
-        orders.add(layout.order)
-    assert len(orders) > 30
+        layouts.add(layout.places)
+    assert len(layouts) > 60
+
+
+def pieces_of(*fields: tuple[int, str], memory: Memory) -> list[tuple[int, int]]:
+    """Return addresses and sizes of what is copied for signals with these addresses and types; check their places."""
+    signals = [Signal(f"s{i}", np.dtype(kind)) for i, (_, kind) in enumerate(fields)]
+    addresses = [address for address, _ in fields]
+    pieces = find_pieces(signals, addresses, [memory] * len(fields))
+    places = place_signals(pieces, addresses)
+    copied: dict[int, int] = {}
+    for piece in pieces:
+        for n in range(piece.size):
+            copied[24 + len(copied)] = piece.begin + n
+    for (address, kind), place in zip(fields, places, strict=True):
+        assert [copied[place + n] for n in range(np.dtype(kind).itemsize)] == [*range(address, address + int(kind[1:]))]
+    return [(piece.begin, piece.size) for piece in pieces]
+
+
+def test_small_signals_of_an_object_are_copied_as_the_words_that_they_are_in() -> None:
+    """Three floats and a bool between them are two words of 8 bytes."""
+    fields = (800, "f4"), (804, "f4"), (808, "b1"), (812, "f4")
+    assert pieces_of(*fields, memory=(600, 1000)) == [(800, 16)]
+    assert pieces_of(*reversed(fields), memory=(600, 1000)) == [(800, 16)]
+    assert pieces_of((1003, "i4"), memory=(600, 1008)) == [(1000, 8)], "it lies in one word"
+    assert pieces_of((1005, "i8"), memory=(600, 1016)) == [(1000, 16)], "it lies in two words"
+
+
+def test_a_word_between_signals_of_an_object_is_copied_if_all_words_follow_each_other_then() -> None:
+    scattered = [(800 + 16 * n, "f8") for n in range(4)]
+    assert pieces_of(*scattered, memory=(600, 1000)) == [(800, 56)]
+    assert pieces_of((800, "f8"), (808, "f8"), (824, "f4"), (840, "f8"), memory=(600, 1000)) == [(800, 48)]
+    assert pieces_of((800, "f8"), (824, "f8"), memory=(600, 1000)) == [(800, 8), (824, 8)], "two are between them"
+    assert pieces_of(*scattered, (960, "f8"), memory=(600, 1000)) == [(n, 8) for n in (800, 816, 832, 848, 960)]
+
+
+def test_nothing_but_the_signals_is_read_of_foreign_memory() -> None:
+    """To read the register next to one may change a device."""
+    fields = (800, "f4"), (808, "f8"), (824, "f8"), (812, "f4")
+    assert sorted(pieces_of(*fields, memory=None)) == [(800, 4), (808, 8), (812, 4), (824, 8)]
+    assert pieces_of((808, "f8"), (816, "f8"), (800, "f4"), memory=None) == [(808, 16), (800, 4)]
+    assert pieces_of((800, "f4"), memory=(800, 804)) == [(800, 4)], "the rest of its word is beyond the memory"
+    assert pieces_of((800, "f4"), memory=(796, 804)) == [(800, 4)]
+    assert pieces_of((804, "f4"), memory=(804, 820)) == [(804, 4)], "the beginning of its word is"
+
+
+def test_as_many_signals_as_words_of_a_record_fit_wherever_they_are() -> None:
+    fields = [(8000 + 13 * n, "i4") for n in range(1024)]  # in up to two words each
+    pieces = pieces_of(*fields, memory=(0, 1 << 20))
+    assert sum(size for _, size in pieces) == 4096 and all(size == 4 for _, size in pieces)
 
 
 def test_readers_are_independent_and_count_what_they_came_too_late_for(signalled: ModuleType) -> None:
@@ -293,7 +347,7 @@ GOOD: dict[str, Any] = {
         {"name": "a", "type": "f8", "shape": [], "unit": "", "low": None, "high": None},
         {"name": "b", "type": "i4", "shape": [3], "unit": "m", "low": -1.0, "high": 1.0},
     ],
-    "order": [0, 1],
+    "places": [24, 32],
 }
 
 
@@ -302,17 +356,29 @@ GOOD: dict[str, Any] = {
     [
         {"name": "cycle"}, {"name": "b"}, {"name": 5}, {"name": "a\x1b[31m"}, {"type": "O"}, {"type": "V8"},
         {"shape": [0]}, {"shape": [-1]}, {"shape": [1 << 62, 8]}, {"shape": ["8"]}, {"shape": [True]}, {"shape": 3},
-        {"shape": [1] * 40}, {"unit": "\x1b"}, {"unit": None}, {"type": "f4"}, {"shape": [2]},
+        {"shape": [1] * 40}, {"unit": "\x1b"}, {"unit": None}, {"shape": [4]},
     ],
 )  # fmt: skip
 def test_the_description_of_a_stranger_is_not_believed(change: dict[str, Any]) -> None:
     assert parse_layout(json.dumps(GOOD).encode(), 48).stored.names == ("cycle", "release", "start", "a", "b")
-    bad = {"signals": [{**GOOD["signals"][0], **change}, GOOD["signals"][1]], "order": [0, 1]}
+    bad = {"signals": [{**GOOD["signals"][0], **change}, GOOD["signals"][1]], "places": [24, 32]}
     with pytest.raises(ValueError, match="described wrongly"):
         parse_layout(json.dumps(bad).encode(), 48)
-    for order in ([1], [0, 0], [0, 2], [-1, 0], [0, 1, 1], [True, 0], ["0", 1], [0.0, 1], [[], 1], 5, None):
+    for places in (
+        [24],
+        [24, 32, 40],
+        [16, 32],
+        [24, 37],
+        [-24, 32],
+        [True, 32],
+        ["24", 32],
+        [24.0, 32],
+        [[], 32],
+        5,
+        None,
+    ):
         with pytest.raises(ValueError, match="described wrongly"):
-            parse_layout(json.dumps({**GOOD, "order": order}).encode(), 48)
+            parse_layout(json.dumps({**GOOD, "places": places}).encode(), 48)
     for text in (b"", b"{", b"[]", b'{"signals": []}', b'{"signals": 5}', b"\xff", b"[" * 100_000):
         with pytest.raises(ValueError, match="described wrongly"):
             parse_layout(text, 48)
