@@ -2,7 +2,7 @@
 
 A period that is not a whole number of nanoseconds carries a remainder, and is counted by itself. So are eight
 parameters that do not change, and signals: the differences of loops with the same step, of which one has neither. The
-signals are doubles, one after the other in memory, or with a gap between any two; both are stored two at a time.
+signals are doubles, one after the other in memory or with another one between any two, and floats of 4 bytes.
 
     python benchmarks/instructions.py [--cycles 1000] [--json FILE]
 
@@ -34,8 +34,12 @@ PERIOD_US = 5000
 LIVE_PERIOD_US = 15_000
 #: A period of 5,008,347.24... ns.
 FRACTION = "59900/300Hz"
-#: Signals to count: their number, and the distance of their fields in memory, in doubles.
-SIGNALS = ((1, 1), (2, 1), (3, 1), (4, 1), (8, 1), (16, 1), (2, 2), (8, 2), (16, 2))
+#: Signals to count: their number, the distance of their fields in memory, in fields, and their type.
+SIGNALS = (
+    *((number, 1, "f8") for number in (1, 2, 3, 4, 8, 16)),
+    *((number, 2, "f8") for number in (2, 8, 16)),
+    (6, 1, "f4"),
+)
 TRIES = 5
 BASE = 200
 #: Patterns of the measured threads: ours by a function unique to it; theirs by its number, as its names are stripped.
@@ -47,7 +51,7 @@ import ctypes, sys
 import numpy as np
 from rtloop import FunctionLoop
 step = ctypes.cast(ctypes.CDLL(None).pthread_equal, ctypes.c_void_p).value
-data = np.zeros((), [(name, "f8") for name in "abcdefghijklmnopqrstuvwxyzABCDEF"])
+data = np.zeros((), [(name, "{kind}") for name in "abcdefghijklmnopqrstuvwxyzABCDEF"])
 loop = FunctionLoop(step, "{period}", data=data, parameters=data.dtype.names[:{parameters}],
                     signals=data.dtype.names[::{gap}][:{signals}], strict=False, policy="other", lock_memory="off",
                     dma_latency=None)
@@ -105,10 +109,10 @@ def difference(make: Callable[[int], list[str]], cycles: int, thread: str, name:
     return (counts[1] - counts[0]) / cycles
 
 
-def describe(signals: int, gap: int) -> str:
+def describe(signals: int, gap: int, kind: str) -> str:
     """Name a case."""
     where = "" if signals == 1 else " in a row" if gap == 1 else " with gaps"
-    return f"{signals} signal{'s' if signals > 1 else ''}{where}"
+    return f"{signals} signal{'s' if signals > 1 else ''}{' of 4 bytes' if kind == 'f4' else ''}{where}"
 
 
 def main() -> int:
@@ -124,12 +128,12 @@ def main() -> int:
     def fraction(cycles: int) -> list[str]:
         return loop(cycles, FRACTION)
 
-    def live(parameters: int, signals: int, gap: int, cycles: int) -> list[str]:
-        code = LIVE.format(period=f"{LIVE_PERIOD_US}us", cycles=cycles, parameters=parameters, signals=signals, gap=gap)
-        return [sys.executable, "-P", "-c", code]
+    def live(parameters: int, signals: int, gap: int, kind: str, cycles: int) -> list[str]:
+        what = {"parameters": parameters, "signals": signals, "gap": gap, "kind": kind}
+        return [sys.executable, "-P", "-c", LIVE.format(period=f"{LIVE_PERIOD_US}us", cycles=cycles, **what)]
 
-    def more(name: str, plain: float, parameters: int = 0, signals: int = 0, gap: int = 1) -> float:
-        make = partial(live, parameters, signals, gap)
+    def more(name: str, plain: float, parameters: int = 0, signals: int = 0, gap: int = 1, kind: str = "f8") -> float:
+        make = partial(live, parameters, signals, gap, kind)
         return difference(make, arguments.cycles, OURS_LIVE, f"rtloop, {name}") - plain
 
     def cyclictest(cycles: int) -> list[str]:
@@ -138,9 +142,9 @@ def main() -> int:
     try:
         ours = difference(loop, arguments.cycles, OURS, "rtloop")
         fractional = difference(fraction, arguments.cycles, OURS, "rtloop, fractional period")
-        plain = difference(partial(live, 0, 0, 1), arguments.cycles, OURS, "rtloop, a function")
+        plain = difference(partial(live, 0, 0, 1, "f8"), arguments.cycles, OURS, "rtloop, a function")
         eight = more("eight parameters", plain, parameters=8)
-        sampled = [(count, gap, more(describe(count, gap), plain, signals=count, gap=gap)) for count, gap in SIGNALS]
+        sampled = [(case, more(describe(*case), plain, 0, *case)) for case in SIGNALS]
         theirs = difference(cyclictest, arguments.cycles, THEIRS, "cyclictest -h")
     except (ValueError, subprocess.TimeoutExpired) as error:
         sys.exit(f"\n{error}")
@@ -150,8 +154,8 @@ def main() -> int:
         claim("of a fractional period", "instr.", [fractional], target=FRACTION_TARGET),
         claim("more with eight parameters", "instr.", [eight], target=PARAMETERS_TARGET),
         *(
-            claim(f"more with {describe(count, gap)}", "instr.", [found], target=SIGNALS_TARGET + count * SIGNAL_TARGET)
-            for count, gap, found in sampled
+            claim(f"more with {describe(*case)}", "instr.", [found], target=SIGNALS_TARGET + case[0] * SIGNAL_TARGET)
+            for case, found in sampled
         ),
         claim("instructions of a cycle", "instr.", [ours], "cyclictest -h", [theirs], 1.0),
     ]

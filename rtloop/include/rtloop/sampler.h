@@ -1,9 +1,9 @@
 /* Samples of a loop's signals: after a step, its fields are copied into a broadcast ring as one record.
  *
- * A record is the cycle's index, release and start, 8 bytes each, followed by the signals without gaps and, at the end,
- * up to 7 unused bytes. The signals are sorted by the largest word that divides their size, 8, 4, 2 or 1 bytes, largest
- * first. So each word is aligned, and the place of the n-th word of a size needs no table. A scalar is one word, an
- * array several.
+ * A record is the cycle's index, release and start, 8 bytes each, followed by pieces of memory without gaps and, at the
+ * end, up to 7 unused bytes. A piece is a signal, or the words of 8 bytes that one or more signals are in. The pieces
+ * are sorted by the largest word that divides their size, 8, 4, 2 or 1 bytes, largest first. So each word is aligned,
+ * and the place of the n-th word of a size needs no table.
  *
  * Words of 8 bytes that follow each other in memory as in the record are copied two at a time, as long as the record
  * begins with such pairs. Straight-line code copies a record of few words of 8 bytes, by a function for exactly these
@@ -14,7 +14,7 @@
  *   last of an odd number without pairs, or 3 with pairs, and 1 more where gcc 12 copies a register
  *
  * These include 3 to call the function and to return from it. More than 32 words that follow each other are copied in
- * blocks of 16: about 25 instructions, and 1.25 for each word. Any other record is copied in blocks of 8: about 50
+ * blocks of 16: about 45 instructions, and 1.25 for each word. Any other record is copied in blocks of 8: about 50
  * instructions, and 3.5 for each pair and each other word.
  *
  * The loop writes a record of up to RT_SAMPLER_INLINE words that follow each other without a call, by code for exactly
@@ -308,8 +308,8 @@ static inline void rt_sampler_init(rt_sampler_t *s, uint64_t every) {
   rt_sampler_choose(s);
 }
 
-/* Add a signal of `bytes` at `address`, which has to stay valid. Before the writer is set; O(bytes). Returns the offset
- * of the signal in the record, or fails with -EINVAL iff it has no size, or a signal of smaller words came before it,
+/* Add a piece of `bytes` at `address`, which has to stay valid. Before the writer is set; O(bytes). Returns the offset
+ * of the piece in the record, or fails with -EINVAL iff it has no size, or a piece of smaller words came before it,
  * and with -ENOSPC iff the record would have too many words. */
 static inline int rt_sampler_add(rt_sampler_t *s, const void *address, uint32_t bytes) {
   if (bytes == 0) return -EINVAL;
