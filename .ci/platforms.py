@@ -19,7 +19,7 @@ import shlex
 import shutil
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -315,7 +315,7 @@ class Bench:
         began = time.monotonic()
         missing = self.prepare()
         wheel = self.install()
-        return self.row(wheel, missing, self.run_again(row), began)
+        return self.row(wheel, missing, self.run_again(row, self.renamed(row["failures"])), began)
 
     def row(self, wheel: Path, missing: list[str], counts: dict[str, Any], began: float) -> dict[str, Any]:
         """Return the row of the table."""
@@ -326,11 +326,34 @@ class Bench:
         row = {"system": self.platform.system, **facts, **counts, "without": missing}
         return row | {"wheel_bytes": wheel.stat().st_size, "date": time.strftime("%Y-%m-%d")}
 
-    def run_again(self, counts: dict[str, Any]) -> dict[str, Any]:
-        """Run the tests that failed once more, one at a time; return the counts as they are then."""
+    def renamed(self, names: Collection[str]) -> dict[str, list[str]]:
+        """Return the tests that do not exist under these names, each with those of its function that do."""
+        files = {name.partition("::")[0] for name in names if "::" in name}
+        there = " ".join(sorted(file for file in files if (ROOT / file).exists()))
+        if not there:
+            return replacements(names, [])
+        command = [f"{self.source}/.ci/wheel_tests", "--collect-only", "-p", "no:cacheprovider"]
+        listing = self.chroot.read(command, **{**self.variables, "WHEEL_TESTS": there})
+        return replacements(names, listing.splitlines())
+
+    def run_again(self, counts: dict[str, Any], renamed: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+        """Run the tests that failed once more, one at a time; return the counts as they are then.
+
+        A test that has been renamed is judged, under its former name, by the tests that replace it.
+        """
+        renamed = renamed or {}
         self.say(f"running the {len(counts['failures'])} that failed again, one at a time")
-        self.chroot.path(_FAILED).write_text("".join(f"{name}\n" for name in counts["failures"]))
-        return second(counts, self.run_tests((f"@{_FAILED}",), ()))
+        again = self.run_listed([name for name in counts["failures"] if name not in renamed])
+        for name, tests in renamed.items():
+            again = added(again, as_one(name, self.run_listed(tests)))
+        return second(counts, again)
+
+    def run_listed(self, names: Sequence[str]) -> dict[str, Any]:
+        """Run tests by their full names, which may be many and have spaces in them; return their counts."""
+        if not names:
+            return {"passed": 0, "skipped": 0, "failures": {}}
+        self.chroot.path(_FAILED).write_text("".join(f"{name}\n" for name in names))
+        return self.run_tests((f"@{_FAILED}",), ())
 
     def run_tests(self, tests: Sequence[str], arguments: Sequence[str]) -> dict[str, object]:
         """Run some tests against the installed wheel; return their counts."""
@@ -519,6 +542,26 @@ def second(first: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
         "failures": again["failures"],
         "unsteady": sorted(steady.union(first.get("unsteady", ()))),
     }
+
+
+def replacements(names: Iterable[str], present: Collection[str]) -> dict[str, list[str]]:
+    """Return the names of tests that are not among the present ones, each with the present ones of its function."""
+    functions: dict[str, list[str]] = {}
+    for name in present:
+        functions.setdefault(name.partition("[")[0], []).append(name)
+    return {name: functions.get(name.partition("[")[0], []) for name in names if "::" in name and name not in present}
+
+
+def as_one(name: str, counts: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts of the tests that replace one as those of that one; it has failed if any of them has."""
+    if counts["failures"]:
+        why = "; ".join(f"{test}: {text}" for test, text in counts["failures"].items())
+        return {"passed": 0, "skipped": 0, "failures": {name: why}}
+    if counts["passed"]:
+        return {"passed": 1, "skipped": 0, "failures": {}}
+    if counts["skipped"]:
+        return {"passed": 0, "skipped": 1, "failures": {}}
+    return {"passed": 0, "skipped": 0, "failures": {name: "there is no such test"}}
 
 
 #: The heads of the table, with the key of a row or what makes its cell.

@@ -183,6 +183,39 @@ def test_what_passes_when_run_again_is_named(platforms: ModuleType) -> None:
     assert (third["passed"], third["failures"], third["unsteady"]) == (12, {}, ["a", "b"])
 
 
+def test_a_test_with_other_parameters_is_run_by_its_function_and_judged_under_its_former_name(
+    platforms: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = "tests/unit/test_ring.py"
+    kept, gone, other = f"{file}::test_kept[1]", f"{file}::test_gone", f"{file}::test_with[old]"
+    listing = f"{kept}\n{file}::test_with[a b]\n{file}::test_with[c]\n{file}::test_without\n\n4 tests collected"
+    runs: list[list[str]] = []
+    answers = [{"failures": {}, "passed": 1, "skipped": 0}, {"failures": {}, "passed": 2, "skipped": 0}]
+
+    class Shown(platforms.Bench):
+        def run_tests(self, tests: tuple[str], arguments: tuple) -> dict:
+            runs.append((tmp_path / tests[0].removeprefix("@/")).read_text().splitlines())
+            return answers[len(runs) - 1]
+
+    chroot = platforms.Chroot("trixie")
+    chroot.root = tmp_path
+    (tmp_path / "var/tmp").mkdir(parents=True)
+    monkeypatch.setattr(platforms.Chroot, "read", lambda self, command, **variables: listing)
+    bench = Shown(platforms.PLATFORMS[0], chroot)
+    former = {"passed": 10, "skipped": 1, "failures": {kept: "why", other: "why", gone: "why"}}
+    row = bench.run_again(former, bench.renamed(former["failures"]))
+    assert runs == [[kept], [f"{file}::test_with[a b]", f"{file}::test_with[c]"]]
+    assert row["failures"] == {gone: "there is no such test"}
+    assert (row["passed"], row["skipped"], row["unsteady"]) == (12, 1, [kept, other])
+
+
+def test_tests_that_replace_one_fail_together_and_are_skipped_together(platforms: ModuleType) -> None:
+    failed = platforms.as_one("t[old]", {"passed": 3, "skipped": 1, "failures": {"t[a]": "assert 1 == 2"}})
+    assert failed == {"passed": 0, "skipped": 0, "failures": {"t[old]": "t[a]: assert 1 == 2"}}
+    assert platforms.as_one("t[old]", {"passed": 0, "skipped": 2, "failures": {}})["skipped"] == 1
+    assert platforms.as_one("t[old]", {"passed": 1, "skipped": 2, "failures": {}})["passed"] == 1
+
+
 def test_the_page_has_the_table_of_the_committed_results(platforms: ModuleType) -> None:
     results = platforms.read_results()
     assert results
