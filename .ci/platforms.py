@@ -93,6 +93,7 @@ GUEST_TESTS = (
         "swap_trial.py::test_a_loop_goes_back_by_itself",
     )),
 )  # fmt: skip
+_NO_COUNTS: dict[str, Any] = {"passed": 0, "skipped": 0, "failures": {}}
 #: File, inside, with the names of the tests that failed.
 _FAILED = "/var/tmp/failed.txt"
 #: Packages that take very long to compile: installed from a wheel, or left out.
@@ -351,12 +352,14 @@ class Bench:
     def run_listed(self, names: Sequence[str]) -> dict[str, Any]:
         """Run tests by their full names, which may be many and have spaces in them; return their counts."""
         if not names:
-            return {"passed": 0, "skipped": 0, "failures": {}}
+            return _NO_COUNTS
         self.chroot.path(_FAILED).write_text("".join(f"{name}\n" for name in names))
         return self.run_tests((f"@{_FAILED}",), ())
 
     def run_tests(self, tests: Sequence[str], arguments: Sequence[str]) -> dict[str, object]:
         """Run some tests against the installed wheel; return their counts."""
+        if not tests:
+            return _NO_COUNTS
         result = "/var/tmp/results.xml"
         self.chroot.path(result).unlink(missing_ok=True)
         command = [f"{self.source}/.ci/wheel_tests", f"--junitxml={result}", "-p", "no:cacheprovider", *arguments]
@@ -417,7 +420,7 @@ class GuestBench(EmulatedBench):
     def run_tests(self, tests: Sequence[str], arguments: Sequence[str]) -> dict[str, object]:
         """Run some tests in the machine; return their counts."""
         if not tests:
-            return {"passed": 0, "skipped": 0, "failures": {}}
+            return _NO_COUNTS
         result = "/var/tmp/results.xml"
         command = [f"{self.source}/.ci/wheel_tests", f"--junitxml={result}", "-p", "no:cacheprovider", *arguments]
         variables = self.chroot.environment({**self.variables, "WHEEL_TESTS": " ".join(tests)})

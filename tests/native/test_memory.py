@@ -44,6 +44,18 @@ PROGRAMS = {
         },
     ),
     "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
+    "memory": Program(
+        (UNDEFINED,),  # ASan turns mlock(2) into nothing
+        mutations={
+            "no answer is asked for locked memory": Mutation(
+                "memory.h", "return mlock(p, page) || rt_memory_is_locked(p) == 1;", "return 1;"
+            ),
+            "no answer is asked for other memory": Mutation(
+                "memory.h", "if (munlock(p, page) || rt_memory_is_locked(p) != 0) return 0;", ""
+            ),
+            "a process that may not lock cannot tell": Mutation("memory.h", "return mlock(p, page) ||", "return"),
+        },
+    ),
     "stack": Program(
         (UNDEFINED, MEMORY),
         mutations={

@@ -209,6 +209,15 @@ def test_a_test_with_other_parameters_is_run_by_its_function_and_judged_under_it
     assert (row["passed"], row["skipped"], row["unsteady"]) == (12, 1, [kept, other])
 
 
+def test_no_tests_are_not_all_tests(platforms: ModuleType, tmp_path: Path) -> None:
+    """An emulated system has no tests that run one at a time."""
+    chroot = platforms.Chroot("trixie")
+    chroot.root = tmp_path
+    for platform in platforms.PLATFORMS:
+        counts = platforms.kind(platform)(platform, chroot).run_tests((), ())
+        assert counts == {"passed": 0, "skipped": 0, "failures": {}}
+
+
 def test_tests_that_replace_one_fail_together_and_are_skipped_together(platforms: ModuleType) -> None:
     failed = platforms.as_one("t[old]", {"passed": 3, "skipped": 1, "failures": {"t[a]": "assert 1 == 2"}})
     assert failed == {"passed": 0, "skipped": 0, "failures": {"t[old]": "t[a]: assert 1 == 2"}}

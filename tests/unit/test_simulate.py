@@ -502,6 +502,7 @@ def test_a_fork_in_the_step_ends_it_in_the_child_alone(signals: tuple[str, ...],
     assert "parent: 50 7" in done.stdout
 
 
+@pytest.mark.usefixtures("wiped_children")
 def test_a_child_that_the_step_has_forked_keeps_the_parameters_of_the_start(script: Callable[..., Any]) -> None:
     done = script(
         """

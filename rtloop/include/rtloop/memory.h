@@ -238,6 +238,14 @@ static inline int rt_memory_is_locked(void *address) {
   return errno == EINVAL ? 1 : -errno;
 }
 
+/* Test on a page whether rt_memory_is_locked() is 0 without a lock and, if this process may lock it, 1 with one;
+ * qemu-user accepts MADV_COLD for any memory. The page may be locked afterwards. Returns 1 or 0. */
+static inline int rt_memory_page_tells_locked(void *p) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  if (munlock(p, page) || rt_memory_is_locked(p) != 0) return 0;
+  return mlock(p, page) || rt_memory_is_locked(p) == 1;
+}
+
 enum { RT_FUTURE_NOT_LOCKED = 0, RT_FUTURE_LOCKED = 1, RT_FUTURE_LOCKED_ONFAULT = 2 };
 
 /* Find out whether new mappings are locked (MCL_FUTURE), by mapping a page and testing it. Returns RT_FUTURE_... or a
@@ -250,8 +258,7 @@ static inline int rt_memory_future_lock(void) {
   if (rc == (int)page) rc = RT_FUTURE_LOCKED;
   if (rc == 0) {
     const int is_locked = rt_memory_is_locked(p);
-    const int can_tell = !munlock(p, page) && rt_memory_is_locked(p) == 0;
-    rc = !can_tell ? -ENOTSUP : is_locked == 1 ? RT_FUTURE_LOCKED_ONFAULT : is_locked;
+    rc = !rt_memory_page_tells_locked(p) ? -ENOTSUP : is_locked == 1 ? RT_FUTURE_LOCKED_ONFAULT : is_locked;
   }
   munmap(p, page);
   return rc;
@@ -262,7 +269,7 @@ static inline int rt_memory_can_tell_locked(void) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   void *p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return 0;
-  const int can_tell = !munlock(p, page) && rt_memory_is_locked(p) == 0;
+  const int can_tell = rt_memory_page_tells_locked(p);
   munmap(p, page);
   return can_tell;
 }
