@@ -526,6 +526,21 @@ def test_a_journal_that_was_cut_off_anywhere_restores_what_was_done(root: str) -
     assert rounds == 10
 
 
+@pytest.mark.usefixtures("alone")
+def test_undo_leaves_an_isolation_that_begins_meanwhile(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may enter itself in the journal after that was found to have none."""
+    before = contents(root)
+    isolation = isolation_of(root)
+    isolation.begin()
+    changed = contents(root)
+    found = Journal(isolation.kernel, isolation.journal_path)  # as it was read: nothing in it
+    monkeypatch.setattr(isolations, "stale_journals", lambda kernel: [found])
+    assert undo(isolation.kernel) == {}
+    assert contents(root) == changed
+    isolation.end()
+    assert contents(root) == before
+
+
 def test_a_journal_is_json_lines(root: str) -> None:
     kernel = Kernel(root)
     journal = Journal.create(kernel, "x", {"cpus": "3"})

@@ -14,7 +14,7 @@ from rtloop.machine.isolation.journal import FOLDER, Journal, journals, locked
 from rtloop.machine.isolation.keeper import Keeper
 from rtloop.machine.isolation.kernel import Kernel
 from rtloop.machine.isolation.plan import Hierarchy, Request, find_hierarchy, group_of, plan
-from rtloop.machine.isolation.restore import Restored, restore
+from rtloop.machine.isolation.restore import Restored, restore, restore_left
 from rtloop.machine.isolation.step import Step, is_satisfied, put, read
 from rtloop.process.signal_shield import shielded
 from rtloop.system.cgroup import controller_groups
@@ -102,7 +102,9 @@ def undo(kernel: Kernel) -> dict[str, list[Restored]]:
     """Undo every isolation that was left, newest first; return the results by the list of CPUs."""
     found: dict[str, list[Restored]] = {}
     for journal in reversed(stale_journals(kernel)):
-        found.setdefault(journal.cpus, []).extend(restore(journal))
+        results = restore_left(journal)
+        if results is not None:
+            found.setdefault(journal.cpus, []).extend(results)
     return found
 
 

@@ -14,7 +14,7 @@ from rtloop.machine.isolation.kernel import Kernel
 from rtloop.machine.isolation.step import Step, is_satisfied, put, read, undo_order, vanishes
 from rtloop.system.cpu import parse_cpu_list
 
-__all__ = ["Restored", "restore"]
+__all__ = ["Restored", "restore", "restore_left"]
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,35 @@ def restore(journal: Journal) -> list[Restored]:
     OSError
         If the folder of the journals cannot be written.
     """
+    with locked(journal.kernel):
+        return _restore_all(journal)
+
+
+def restore_left(journal: Journal) -> list[Restored] | None:
+    """Do the same unless a process still runs that will undo it; then return None.
+
+    The process that begins an isolation may have entered itself in the journal since that was read.
+
+    Raises
+    ------
+    OSError
+        If the folder of the journals cannot be written.
+    """
+    with locked(journal.kernel):
+        return None if Journal.load(journal.kernel, journal.path).is_kept() else _restore_all(journal)
+
+
+def _restore_all(journal: Journal) -> list[Restored]:
     kernel = journal.kernel
-    with locked(kernel):
-        if not kernel.exists(journal.path):
-            return []  # another process has done it
-        journal = Journal.load(kernel, journal.path)
-        others = [other for other in journals(kernel) if other.path != journal.path]
-        _move_home(kernel, journal)
-        found = [_restore(kernel, journal, step, others) for step in undo_order(journal.steps)]
-        if not any(result.verdict == "refused" for result in found):
-            journal.remove()
-        return found
+    if not kernel.exists(journal.path):
+        return []  # another process has done it
+    journal = Journal.load(kernel, journal.path)
+    others = [other for other in journals(kernel) if other.path != journal.path]
+    _move_home(kernel, journal)
+    found = [_restore(kernel, journal, step, others) for step in undo_order(journal.steps)]
+    if not any(result.verdict == "refused" for result in found):
+        journal.remove()
+    return found
 
 
 def _move_home(kernel: Kernel, journal: Journal) -> None:
