@@ -24,7 +24,8 @@ from rtloop.compiler.diagnostics import Diagnostic
 __all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_rests"]
 
 _INPUTS, _ABOUT = "inputs.json", "about.json"
-_UNFINISHED_S, _UNUSED_S = 3600, 60 * 86400
+_UNFINISHED_S, _ONCE_S, _UNUSED_S = 3600, 7 * 86400, 60 * 86400
+_ONCE = "once-"
 _private: list[Cache] = []
 _making = threading.RLock()
 
@@ -151,7 +152,7 @@ class Cache:
         place = self._root / key
         place.mkdir(exist_ok=True, mode=0o700)
         # A name that matches no content is never found again.
-        target = place / (_digest_of(entry.inputs) if is_found_again else f"once-{os.getpid()}-{time.monotonic_ns()}")
+        target = place / (_digest_of(entry.inputs) if is_found_again else f"{_ONCE}{os.getpid()}-{time.monotonic_ns()}")
         temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self._root))
         try:
             code = entry.module.read_bytes()
@@ -196,14 +197,18 @@ class Cache:
         return "every user may write to it" if about.st_mode & stat.S_IWOTH else ""
 
     def _tidy(self) -> None:
-        """Remove the rests of killed builds, and entries that were not used for two months."""
+        """Remove the rests of killed builds, and entries that were not used for long.
+
+        A program that runs for longer than a week keeps its module in memory.
+        """
         now = time.time()
         for place in self._root.iterdir():
             is_rest = place.name.startswith("tmp-")
             try:
                 entries = [place] if is_rest else [item for item in place.iterdir() if item.is_dir()]
                 for item in entries:
-                    if now - item.stat().st_mtime > (_UNFINISHED_S if is_rest else _UNUSED_S):
+                    kept = _UNFINISHED_S if is_rest else _ONCE_S if item.name.startswith(_ONCE) else _UNUSED_S
+                    if now - item.stat().st_mtime > kept:
                         shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink()
             except OSError:
                 continue

@@ -133,6 +133,18 @@ def test_rests_of_killed_builds_and_what_nobody_uses_are_removed(tmp_path: Path,
     assert cache.find("used") == used
 
 
+def test_what_is_not_found_again_is_removed_after_a_week(tmp_path: Path, cache: Cache, source: Path) -> None:
+    old, last, found_again = (
+        cache.keep("key", compiled(tmp_path, source), is_found_again=is_found_again)
+        for is_found_again in (False, False, True)
+    )
+    for kept, days in ((old, 8), (last, 6), (found_again, 8)):
+        then = time.time() - days * 86400
+        os.utime(kept.module.parent, (then, then))
+    cache.keep("new", compiled(tmp_path, source))
+    assert [kept.module.exists() for kept in (old, last, found_again)] == [False, True, True]
+
+
 def test_a_folder_that_others_write_to_is_not_trusted(tmp_path: Path, cache: Cache, source: Path) -> None:
     cache.keep("key", compiled(tmp_path, source))
     (tmp_path / "cache/build").chmod(0o777)
