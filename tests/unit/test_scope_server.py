@@ -197,6 +197,20 @@ def test_preset_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_path() == Path("/home/me/.config/rtloop/presets.json")
 
 
+def test_without_a_home_there_are_no_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a number that a container gives its user."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    presets = Presets(default_path())
+    assert presets.of("motor") == {}
+    with pytest.raises(StateError, match="no home; start rtloop scope with --presets FILE"):
+        presets.save("motor", "soft", {"kp": 1})
+
+
 def test_the_trigger_catches_a_spike_of_one_cycle_ten_times_of_ten(loop: Any, program: Program) -> None:
     """At full rate, beside a view that is much too coarse to show it, and the capture is saved as the loop wrote it."""
 

@@ -19,10 +19,16 @@ _LONGEST_NAME = 60
 _MOST_BYTES = 4 << 20
 
 
-def default_path() -> Path:
-    """Return the user's own file: ``rtloop/presets.json`` in ``$XDG_CONFIG_HOME``, by default in ``~/.config``."""
+def default_path() -> Path | None:
+    """Return the user's own file: ``rtloop/presets.json`` in ``$XDG_CONFIG_HOME``, by default in ``~/.config``.
+
+    None without a home: there is no ``HOME``, and this user has no entry in the user database.
+    """
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    folder = Path(base) if base.startswith("/") else Path.home() / ".config"
+    try:
+        folder = Path(base) if base.startswith("/") else Path.home() / ".config"
+    except RuntimeError:
+        return None
     return folder / "rtloop" / "presets.json"
 
 
@@ -31,11 +37,12 @@ class Presets:
 
     Parameters
     ----------
-    path : Path
-        The file; it and its folder are created by the first `save`.
+    path : Path or None
+        The file; it and its folder are created by the first `save`. Without one there are no presets, and none can be
+        saved.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def of(self, loop: str) -> dict[str, dict[str, Any]]:
@@ -58,7 +65,7 @@ class Presets:
         ConfigError
             If the name is empty, too long or not printable.
         StateError, OSError
-            As for `of`, and if the file cannot be written.
+            As for `of`, and if there is no file, or it cannot be written.
         """
         if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
             raise ConfigError(f"name={show(name)} must have 1 to {_LONGEST_NAME} printable characters")
@@ -71,6 +78,8 @@ class Presets:
             content.get(loop, {}).pop(name, None)
 
     def _read(self) -> dict[str, dict[str, dict[str, Any]]]:
+        if self.path is None:
+            return {}
         try:
             with self.path.open("rb") as file:
                 text = file.read(_MOST_BYTES + 1)
@@ -89,6 +98,10 @@ class Presets:
     @contextmanager
     def _changed(self) -> Iterator[dict[str, dict[str, dict[str, Any]]]]:
         """Yield the content, and write it back: a reader finds the former file or the new one, never a part."""
+        if self.path is None:
+            raise StateError(
+                "presets cannot be saved: this user has no home; start rtloop scope with --presets FILE, or set HOME"
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
