@@ -25,6 +25,7 @@ from rtloop_test_peer import Peer, create_at_once
 
 import rtloop
 from rtloop import AttachError, ConfigError, Latest, Ring, StateError
+from rtloop.sharing import found_exchanges
 from rtloop.sharing.exchange_file import create_file, finish_file
 from rtloop.sharing.found_exchanges import find_exchanges
 
@@ -224,6 +225,17 @@ def test_an_exchange_outlives_its_creator_but_not_its_last_user(name: str, start
     other.kill()
     assert find_exchanges(name) == {}
     assert Latest("i8", share=name).written == 0, "it is another one"
+
+
+def test_who_waits_for_a_creator_does_not_keep_it_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ring("i8", 8, share=f"{name}/finished"):
+        (finished,) = find_exchanges(f"{name}/finished").values()
+    file, _ = create_file(name, finished.header.plan)
+    with monkeypatch.context() as watched:
+        watched.setattr(found_exchanges, "create_file", lambda *_: pytest.fail("the creator waits until this one ends"))
+        assert found_exchanges.share_by_proc(name, finished.header.plan, "producer") is None
+    os.close(file)
+    assert Ring("i8", 8, share=name).role == "producer"
 
 
 def test_of_many_creators_at_once_one_creates_it(name: str) -> None:
