@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
+from rtloop.process.interpreter import with_filters_of_caller
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import become_ordinary, start_thread
 from rtloop.system import refusal_cause
@@ -178,7 +179,7 @@ class Recorder:
 
     def _start_thread(self) -> None:
         try:
-            start_thread(self._work, (), _STACK_BYTES)
+            start_thread(with_filters_of_caller(self._work), (), _STACK_BYTES)
         except RuntimeError as error:
             if "thread" not in str(error):  # of a signal handler
                 raise

@@ -17,6 +17,7 @@ from rtloop.loop.outcome import run_warnings
 from rtloop.loop.outcome.failure import add_note
 from rtloop.layouts import check_casts
 from rtloop.loop.swap_request import INCIDENTS, SwapRequest
+from rtloop.process.interpreter import with_filters_of_caller
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import shielded, shielded_method
 from rtloop.stats.figures import Swap
@@ -69,6 +70,7 @@ class StepChange:
         self._grants, self._former_live = [], None
         self._made, self._before, self._raised = None, None, None
         self._is_finished = self._is_staged = self._is_asked = self._is_deciding = self._has_caught_up = False
+        self._warn = with_filters_of_caller(run_warnings.warn_reverted)
         self.run, self._request = control.runs, SwapRequest(control.thread)
 
     def stage(self):
@@ -285,7 +287,7 @@ class StepChange:
             self._take_back()  # a process may have changed them until now
         gone.released()
         if self._back is not None:
-            run_warnings.warn_reverted(control.settings.name, self._made, self._back, self._raised)
+            self._warn(control.settings.name, self._made, self._back, self._raised)
 
 
 def give_back(loop, Control own, hand_over, is_releasing=True):

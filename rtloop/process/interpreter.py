@@ -1,13 +1,17 @@
-"""The Python interpreter of this program, for the child processes that rtloop starts."""
+"""The Python interpreter of this program: its path for child processes, and the context of its warnings."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Any
 
 from rtloop.errors import RtloopError
 
-__all__ = ["python"]
+__all__ = ["python", "with_filters_of_caller"]
 
 
 def python() -> str:
@@ -34,3 +38,15 @@ def python() -> str:
     else:
         return path
     raise RtloopError(f"a child process needs a Python interpreter, but {why}; fix: do this with an installed Python")
+
+
+def with_filters_of_caller(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls another, perhaps on another thread, with the warnings filters of this call.
+
+    In a free-threaded Python 3.14 or newer, or with ``-X context_aware_warnings=1``, ``warnings.catch_warnings`` holds
+    for one context (contextvars), and so not for a thread that rtloop has started. The function that is returned may
+    not be called by two threads at once.
+    """
+    if getattr(sys.flags, "context_aware_warnings", False):
+        return partial(copy_context().run, function)
+    return function

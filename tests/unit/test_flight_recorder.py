@@ -338,7 +338,7 @@ def test_a_trigger_that_the_new_step_cannot_have_ends_the_recording(laws: Module
         cycle = law.swap(other)
         follow(recorder, lambda: False)
         recorder.close()
-    assert f"the swap at cycle {cycle}" in recorder.end_reason and "no signal angle" in recorder.end_reason
+    assert f"the swap at cycle {cycle:,}" in recorder.end_reason and "no signal angle" in recorder.end_reason
 
 
 def test_limits_of_signals_that_are_none_are_refused(signalled: ModuleType) -> None:
@@ -373,7 +373,7 @@ def test_a_recording_without_a_trigger_goes_on_after_a_swap(laws: ModuleType, or
         cycle = law.swap(other)
         taken += stream.read()["cycle"].tolist()
         assert taken == list(range(taken[0], cycle)), "to the last cycle of the step"
-        assert stream.end_reason == f"after the swap at cycle {cycle} the step has other signals"
+        assert stream.end_reason == f"after the swap at cycle {cycle:,} the step has other signals"
         stream.close()
 
 
