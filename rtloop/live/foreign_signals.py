@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rtloop.errors import AttachError, AttachPrivilegeError, StateError
-from rtloop.live.signal_block import Cursor, ForeignSignals
+from rtloop.live.signal_block import MOST_FOREIGN_BYTES, Cursor, ForeignSignals
 from rtloop.live.signal_set import parse_layout
 from rtloop.live.signals import Signals
 from rtloop.sharing.block_files import find_block_file, open_block_file
@@ -33,6 +33,8 @@ class ForeignSource:
             os.close(fd)
         cursor = Cursor(self.block, "now")
         self.layout = parse_layout(cursor.text(), cursor.record_bytes)
+        if cursor.capacity * self.layout.dtype.itemsize > MOST_FOREIGN_BYTES:  # signals may share bytes of a record
+            raise ValueError(f"{cursor.capacity} samples of them take more than {MOST_FOREIGN_BYTES >> 30} GiB")
 
 
 def open_signals(loop: LoopReader) -> Signals:

@@ -19,7 +19,6 @@ cdef class OwnSignals(SignalBlock):
     cdef readonly object inode
     cdef readonly object refusal
     cdef readonly object pid
-    cdef readonly object offsets
 
 
 cdef class Cursor:

@@ -4,6 +4,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_FOREIGN_BYTES: int
+
 class SignalBlock:
     @property
     def size(self) -> int: ...
@@ -13,7 +15,7 @@ class ForeignSignals(SignalBlock):
 
 class OwnSignals(SignalBlock):
     def __init__(
-        self, name: str, fields: Sequence[tuple[int, int]], every: int, capacity: int, text: bytes
+        self, name: str, pieces: Sequence[tuple[int, int]], every: int, capacity: int, text: bytes
     ) -> None: ...
     @property
     def inode(self) -> int | None: ...
@@ -21,8 +23,6 @@ class OwnSignals(SignalBlock):
     def refusal(self) -> int | None: ...
     @property
     def pid(self) -> int: ...
-    @property
-    def offsets(self) -> tuple[int, ...]: ...
     @property
     def ranges(self) -> tuple[tuple[int, int], tuple[int, int]]: ...
     def attach(self, live: int) -> None: ...

@@ -42,7 +42,7 @@ from rtloop.errors import ConfigError
 cdef uint64_t _PIECE = 1 << 18
 cdef int _TRIES = 1000
 #: A block of another process may be larger than the memory of this machine, made of nothing but holes.
-_MOST_FOREIGN_BYTES = 1 << 30
+MOST_FOREIGN_BYTES = 1 << 30
 _FAULTS = {
     RT_BROADCAST_SHORT: "it is shorter than a header",
     RT_BROADCAST_MAGIC_: "it does not begin like a block of signals",
@@ -95,7 +95,7 @@ cdef class ForeignSignals(SignalBlock):
         cdef void *address
         if self._address is not NULL:
             raise RuntimeError("this block has been mapped before")
-        if size == 0 or size > <object>_MOST_FOREIGN_BYTES:
+        if size == 0 or size > <object>MOST_FOREIGN_BYTES:
             raise ValueError(f"it has {size} bytes, which is not the size of a block of signals")
         address = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0)
         if address == MAP_FAILED:
@@ -105,7 +105,7 @@ cdef class ForeignSignals(SignalBlock):
 
 
 cdef class OwnSignals(SignalBlock):
-    """OwnSignals(name, fields, every, capacity, text)
+    """OwnSignals(name, pieces, every, capacity, text)
 --
 
     The signals of a loop of this process: the block that everybody reads, and the sampler that writes it.
@@ -114,8 +114,8 @@ cdef class OwnSignals(SignalBlock):
     ----------
     name : str
         Name of the loop.
-    fields : sequence of (int, int)
-        Address and bytes of each signal, those of larger words first.
+    pieces : sequence of (int, int)
+        Address and bytes of each piece of memory to copy, those of larger words first.
     every : int
         Sample the cycles whose index is divisible by this.
     capacity : int
@@ -131,8 +131,6 @@ cdef class OwnSignals(SignalBlock):
         The errno of that refusal.
     pid : int
         Process that has made it.
-    offsets : tuple of int
-        Place of each signal in a record.
 
     Raises
     ------
@@ -145,7 +143,7 @@ cdef class OwnSignals(SignalBlock):
     def __cinit__(self):
         self._fd = -1
 
-    def __init__(self, str name, fields, every, capacity, bytes text not None):
+    def __init__(self, str name, pieces, every, capacity, bytes text not None):
         cdef void *address = NULL
         cdef void *own = NULL
         cdef int rc
@@ -160,14 +158,10 @@ cdef class OwnSignals(SignalBlock):
         self._sampler = <rt_sampler_t *>own
         rt_memory_prefault(own, sizeof(rt_sampler_t))
         rt_sampler_init(self._sampler, every)
-        offsets = []
-        for begin, length in fields:
+        for begin, length in pieces:
             at = begin
-            offset = rt_sampler_add(self._sampler, <const void *>at, length)
-            if offset < 0:
+            if rt_sampler_add(self._sampler, <const void *>at, length) < 0:
                 raise ConfigError(f"the signals of {name} do not fit into a record of at most 1024 words")
-            offsets.append(offset)
-        self.offsets = tuple(offsets)
         self.pid = os.getpid()
         self.size = rt_broadcast_bytes(rt_sampler_stride(self._sampler), places, text_bytes)
         if self.size == 0:

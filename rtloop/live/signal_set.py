@@ -161,6 +161,7 @@ def find_pieces(signals: Sequence[Signal], addresses: Sequence[int], memory: Seq
     if (
         joined
         and joined[0].within is not None
+        and joined[-1].end - joined[0].begin <= _MOST * _WORD
         and all(
             after.within == joined[0].within and after.begin == before.end + _WORD
             for before, after in itertools.pairwise(joined)
@@ -243,6 +244,8 @@ def parse_layout(text: bytes, record_bytes: int) -> Layout:
         raise ValueError("its signals are described wrongly: a name occurs twice")
     if not signals or len(places) != len(signals):
         raise ValueError("its signals are described wrongly: not each has a place")
+    if len(signals) > _MOST or sum(one.size for one in signals) > _MOST_BYTES:  # in one place they may be many
+        raise ValueError("its signals are described wrongly: there are too many")
     for one, place in zip(signals, places, strict=True):
         if type(place) is not int or not _HEAD_BYTES <= place <= record_bytes - one.size:
             raise ValueError(f"its signals are described wrongly: {one.name} is not in a record")

@@ -140,6 +140,10 @@ def test_as_many_signals_as_words_of_a_record_fit_wherever_they_are() -> None:
     fields = [(8000 + 13 * n, "i4") for n in range(1024)]  # in up to two words each
     pieces = pieces_of(*fields, memory=(0, 1 << 20))
     assert sum(size for _, size in pieces) == 4096 and all(size == 4 for _, size in pieces)
+    fields = [(8000 + 16 * n, "u1") for n in range(1024)]  # with the words between them, those of two records
+    assert pieces_of(*fields, memory=(0, 1 << 20)) == [(8000 + 16 * n, 8) for n in range(1024)]
+    assert pieces_of(*fields[:512], memory=(0, 1 << 20)) == [(8000, 1023 * 8)]
+    assert pieces_of(*fields[:513], memory=(0, 1 << 20)) == [(8000 + 16 * n, 8) for n in range(513)]
 
 
 def test_readers_are_independent_and_count_what_they_came_too_late_for(signalled: ModuleType) -> None:
@@ -379,6 +383,13 @@ def test_the_description_of_a_stranger_is_not_believed(change: dict[str, Any]) -
     ):
         with pytest.raises(ValueError, match="described wrongly"):
             parse_layout(json.dumps({**GOOD, "places": places}).encode(), 48)
+    many = [{**GOOD["signals"][0], "name": f"s{i}"} for i in range(1025)]
+    long = [{**GOOD["signals"][0], "name": f"s{i}", "shape": [8191]} for i in range(2)]
+    assert len(parse_layout(json.dumps({"signals": many[:1024], "places": [24] * 1024}).encode(), 32).signals) == 1024
+    for signals, record_bytes in ((many, 32), (long, 65536)):
+        bad = {"signals": signals, "places": [24] * len(signals)}
+        with pytest.raises(ValueError, match="too many"):
+            parse_layout(json.dumps(bad).encode(), record_bytes)
     for text in (b"", b"{", b"[]", b'{"signals": []}', b'{"signals": 5}', b"\xff", b"[" * 100_000):
         with pytest.raises(ValueError, match="described wrongly"):
             parse_layout(text, 48)

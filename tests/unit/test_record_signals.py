@@ -181,7 +181,7 @@ def test_a_hostile_block_is_refused_or_read_within_its_bounds() -> None:
     """Whatever another process puts into a file that looks like a block of signals, reading it ends within it."""
     random = np.random.default_rng(3)
     good = bytearray(4096)
-    good[:24] = b"rtSignal" + (1).to_bytes(4, "little") + (128).to_bytes(4, "little") + (64).to_bytes(8, "little")
+    good[:24] = b"rtSignal" + (2).to_bytes(4, "little") + (128).to_bytes(4, "little") + (64).to_bytes(8, "little")
     good[24:40] = (32).to_bytes(8, "little") + (1920).to_bytes(8, "little")
     assert 128 + 1920 + 32 * 64 == 4096
     refused = opened = 0
@@ -210,6 +210,25 @@ def test_a_hostile_block_is_refused_or_read_within_its_bounds() -> None:
         with pytest.raises((ValueError, OSError)):
             ForeignSignals(fd, size)
         os.close(fd)
+
+
+def test_signals_that_share_the_bytes_of_a_record_do_not_exhaust_the_memory_of_a_reader(
+    ordinary: dict[str, Any],
+) -> None:
+    """A thousand names of one number make a record of a reader hundreds of times as long as that of the loop."""
+    names = [f"s{n}" for n in range(1024)]
+    data = np.zeros((), np.dtype({"names": names, "formats": ["i8"] * 1024, "offsets": [0] * 1024}))
+    for capacity, is_read in ((1000, True), (100_000, False)):
+        loop = rtloop.PyLoop(
+            lambda cycle: None, "1ms", data=data, signals=names, signals_capacity=capacity, name=f"alike-{os.getpid()}",
+            **ordinary,
+        )  # fmt: skip
+        with loop, rtloop.connect(loop.settings.name, os.getpid()) as there:
+            if is_read:
+                assert there.signals.names == tuple(names)
+                continue
+            with pytest.raises(rtloop.AttachError, match="take more than 1 GiB"):
+                _ = there.signals
 
 
 def make(**fields: Any) -> np.ndarray:
