@@ -1,17 +1,19 @@
-"""FoxgloveBridge: signals and parameters of one loop for Foxglove and PlotJuggler, served by foxglove-sdk."""
+"""FoxgloveBridge: signals and parameters of loops for Foxglove, Lichtblick and PlotJuggler, served by foxglove-sdk."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rtloop.data.record_clock import read_clocks
-from rtloop.data.record_files import json_schema, record_json
 from rtloop.errors import AttachError, RtloopError, StateError
 from rtloop.live.connect import Connection, connect
 from rtloop.process.nap import nap
+from rtloop.tools.record.sample_stream import read_new
+from rtloop.tools.scope.ros_messages import MessagePacker
+from rtloop.tools.scope.sources import Machine
 
 if TYPE_CHECKING:
     import foxglove
@@ -22,21 +24,151 @@ if TYPE_CHECKING:
 
 __all__ = ["FoxgloveBridge"]
 
-#: Time between two reads of the samples, and between two looks at the parameters and for a new run, s.
-_READ_S, _LOOK_S = 0.02, 0.5
+#: Time between two reads of the samples, between two looks at the loops, and between two searches for further ones, s.
+_READ_S, _LOOK_S, _SEARCH_S = 0.02, 0.5, 2.0
 #: Messages that are kept for a slow client; the server drops the oldest beyond them.
 _BACKLOG = 20_000
 #: Identifier of the message on a refused change.
 _STATUS = "rtloop-set"
 
 
+class Topic:
+    """The channel of a loop's samples, which the next run of the loop uses as well if it has the same signals."""
+
+    def __init__(self, name: str, context: foxglove.Context) -> None:
+        self.name, self._context = name, context
+        self._channel: foxglove.Channel | None = None
+        self._described = ("", "")
+
+    def describe(self, packer: MessagePacker) -> None:
+        """Offer messages of this type to the clients."""
+        from foxglove import Channel, Schema
+
+        described = packer.schema_name, packer.schema
+        if self._channel is not None and described == self._described:
+            return
+        self.close()
+        self._described = described
+        schema = Schema(name=described[0], encoding="ros2msg", data=described[1].encode())
+        self._channel = Channel(self.name, schema=schema, message_encoding="cdr", context=self._context)
+
+    @property
+    def has_readers(self) -> bool:
+        """True if a client has subscribed."""
+        return self._channel is not None and self._channel.has_sinks()
+
+    def log(self, messages: Iterable[bytes], times_ns: Iterable[int]) -> None:
+        """Send messages of the described type."""
+        if self._channel is not None:
+            for message, time_ns in zip(messages, times_ns, strict=True):
+                self._channel.log(message, log_time=time_ns)
+
+    def close(self) -> None:
+        """Withdraw it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+class ServedLoop:
+    """One run of a loop.
+
+    Attributes
+    ----------
+    loop : Connection
+        The loop, with its present step.
+    label : str
+        Its name in topics and parameters: that of the loop, with the process if there are several.
+    lost : int
+        Samples that were overwritten before they were read.
+    """
+
+    def __init__(self, loop: Connection, label: str, topic: Topic, say: Callable[[str], None]) -> None:
+        self.loop, self.label, self.topic, self._say = loop, label, topic, say
+        self.lost = 0
+        self._told = 0
+        self._shown: dict[str, Any] = {}
+        self._swaps = loop.telemetry.swaps[0]
+        clocks = read_clocks()
+        self._offset = clocks["realtime"] - clocks.get(loop.clock, clocks["realtime"])
+        self._reader: SignalReader | None = None
+        self._packer: MessagePacker | None = None
+        self._open("now")
+
+    def _open(self, start: str) -> None:
+        loop = self.loop
+        try:
+            signals = loop.signals
+        except StateError:
+            self._reader = self._packer = None
+            self._say(f"{self.label} has no signals; its parameters are served.")
+            return
+        self._reader = signals.reader(start)  # type: ignore[arg-type]
+        clock = f"ns, {loop.clock}"
+        self._packer = MessagePacker(loop.name, signals.dtype, {**signals.units, "release": clock, "start": clock})
+        renamed = {field: name for name, field in self._packer.names.items() if name != field}
+        if renamed:
+            self._say(f"{self.label}: {', '.join(f'{name} is {field}' for field, name in renamed.items())}.")
+        self.topic.describe(self._packer)
+
+    def publish(self) -> None:
+        """Send what is new, if anybody has subscribed."""
+        if self._reader is not None:
+            self._send(self._reader.read())
+
+    def _send(self, records: NDArray[Any]) -> None:
+        if self._packer is not None and len(records) and self.topic.has_readers:
+            times = records["release"] + self._offset
+            self.topic.log(self._packer.pack(records, times), times.tolist())
+
+    def follow_swap(self) -> None:
+        """Go on with the signals and the parameters of the present step, if it has taken the place of another one."""
+        count, cycle = self.loop.telemetry.swaps
+        if count == self._swaps:
+            return
+        try:
+            successor = connect(self.loop.name, self.loop.pid)
+        except AttachError:
+            return  # it has ended
+        self.publish()  # the last samples of the former step
+        self.lost += 0 if self._reader is None else self._reader.lost
+        self.loop.close()
+        self.loop, self._swaps = successor, count
+        self._open("oldest")
+        if self._reader is not None:
+            records, older = read_new(self._reader, cycle)
+            self.lost -= older
+            self._send(records)
+
+    def tell_lost(self) -> None:
+        """Report samples that this program was too slow for, when there are twice as many as the last time."""
+        lost = self.lost + (0 if self._reader is None else self._reader.lost)
+        if lost > 2 * self._told:
+            self._told = lost
+            self._say(f"{self.label}: {lost:,} samples were overwritten before they were read.")
+
+    def find_changes(self) -> dict[str, Any]:
+        """Return the parameters that have changed since the last call, with their values; at first all."""
+        parameters = self.loop.parameters
+        values = {name: _native(parameters[name]) for name in parameters}
+        changed = {name: value for name, value in values.items() if self._shown.get(name) != value}
+        self._shown = values
+        return changed
+
+    def convert(self, name: str, value: Any) -> Any:
+        """Return a whole float as an integer for a parameter of whole numbers: a browser has one type of number."""
+        declared = self.loop.parameters.declared.get(name)
+        is_whole = declared is not None and declared.dtype.kind in "iu" and not declared.shape
+        return int(value) if is_whole and isinstance(value, float) and value.is_integer() else value
+
+
 class FoxgloveBridge:
-    """Serve the signals and parameters of a loop, of its present run and of the next ones.
+    """Serve the signals and parameters of loops, of their present runs and of the next ones.
 
     Parameters
     ----------
     name, pid : str or None, int or None
-        The loop, as for `connect`.
+        Only loops of this name, and of this process; else all loops of the machine.
     host, port : str, int
         Address to listen on; port 0 takes a free one.
     can_set : bool
@@ -59,19 +191,20 @@ class FoxgloveBridge:
         from foxglove.websocket import Capability
 
         self._foxglove = foxglove
+        self._name, self._pid = name, pid
         self._can_set, self._say = can_set, say
         self._lock = threading.Lock()  # clients change parameters on threads of the server
-        self._loop: Connection | None = connect(name, pid)
-        self.name = self._loop.name
-        self._reader: SignalReader | None = None
-        self._channel: foxglove.Channel | None = None
-        self._schema: dict[str, Any] = {}
-        self._shown: dict[str, Any] = {}
-        self._offset = 0
+        self._served: dict[tuple[str, int], ServedLoop] = {}
+        self._topics: dict[str, Topic] = {}
+        self._searched = 0.0
         self._context = foxglove.Context()
+        found = self._find()
+        if not found:
+            connect(name, pid).close()  # which says what is wrong
+            found = self._find()
         listener: Any = self  # with the methods that the capabilities need
         self._server = foxglove.start_server(
-            name=f"rtloop {self.name}",
+            name="rtloop" if name is None else f"rtloop {name}",
             host=host,
             port=port,
             capabilities=[Capability.Parameters],
@@ -79,7 +212,7 @@ class FoxgloveBridge:
             context=self._context,
             message_backlog_size=_BACKLOG,
         )
-        self._begin(self._loop)
+        self._add(found)
 
     @property
     def port(self) -> int:
@@ -93,93 +226,95 @@ class FoxgloveBridge:
             if time.monotonic() - looked >= _LOOK_S:
                 looked = time.monotonic()
                 self._look()
-            self._publish()
+            for one in self._served.values():
+                one.publish()
             nap(_READ_S)
 
     def close(self) -> None:
-        """Close the server and the connection."""
+        """Close the server and the connections."""
         self._server.stop()
         with self._lock:
-            if self._loop is not None:
-                self._loop.close()
-                self._loop = None
+            for one in self._served.values():
+                one.loop.close()
+            self._served.clear()
 
-    def _begin(self, loop: Connection) -> None:
-        """Offer the signals and parameters of a run."""
-        clocks = read_clocks()
-        self._offset = clocks["realtime"] - clocks.get(loop.clock, clocks["realtime"])
-        try:
-            self._reader = loop.signals.reader()
-        except StateError:
-            self._reader = None
-            self._say(f"{loop.name} has no signals; its parameters are served.")
-        if self._reader is not None:
-            schema = json_schema(self._reader.dtype)
-            if schema != self._schema and self._channel is not None:
-                self._channel.close()
-                self._channel = None
-            if self._channel is None:
-                self._schema = schema
-                named = {"title": loop.name, **schema}
-                self._channel = self._foxglove.Channel(f"/{loop.name}", schema=named, context=self._context)
-        self._say(f"{loop.name} runs in process {loop.pid}.")
+    def _find(self) -> list[tuple[str, int]]:
+        """Return the names and processes of the loops to serve."""
+        self._searched = time.monotonic()
+        found = ((one["name"], one["pid"]) for one in Machine().search()[0])
+        return [(name, pid) for name, pid in found if self._name in (None, name) and self._pid in (None, pid)]
+
+    def _add(self, found: Iterable[tuple[str, int]]) -> None:
+        """Offer the signals and parameters of runs that are not served yet."""
+        for key in found:
+            if key in self._served:
+                continue
+            try:
+                loop = connect(*key)
+            except (RtloopError, OSError):
+                continue
+            label = loop.name
+            if any(one.label == label for one in self._served.values()):
+                label = f"{label}-{loop.pid}"
+            topic = self._topics.setdefault(label, Topic(f"/{label}", self._context))
+            try:
+                made = ServedLoop(loop, label, topic, self._say)
+            except RtloopError as error:  # a damaged block
+                self._say(f"{label}: {error}")
+                loop.close()
+                continue
+            with self._lock:
+                self._served[key] = made
+            self._say(f"{label} runs in process {loop.pid}.")
 
     def _look(self) -> None:
-        """Publish changed parameters; notice the end of a run and the begin of the next one."""
+        """Publish changed parameters; notice swaps, the end of runs and the begin of others."""
         # The server is called without the lock, which its own threads take.
-        with self._lock:
-            loop, changed = self._loop, []
-            state = "running" if loop is None else loop.state
+        changed, ended = [], []
+        for key, one in self._served.items():
+            state = one.loop.state
             try:
-                if loop is not None and state == "running":
-                    changed = self._find_changes(loop)
+                with self._lock:
+                    if state == "running":
+                        one.follow_swap()
+                    values = one.find_changes() if state == "running" else {}
+                changed += [self._parameter(f"{one.label}.{name}", value) for name, value in values.items()]
+                one.tell_lost()
             except RtloopError as error:  # a damaged block
                 state = str(error)
+            if state != "running":
+                ended.append((key, one, state))
         if changed:
             self._server.publish_parameter_values(changed)
-        if state != "running":
-            self._publish()
-            self._say(f"{self.name}: {state}; waiting for its next run.")
+        for key, one, state in ended:
+            one.publish()
+            one.tell_lost()
+            self._say(f"{one.label}: {state}; waiting for its next run.")
             with self._lock:
-                self._loop = self._reader = None
-            if loop is not None:
-                loop.close()
-        elif loop is None:
-            try:
-                found = connect(self.name)
-            except (AttachError, OSError):
-                return
-            with self._lock:
-                self._loop = found
-            self._begin(found)
-
-    def _find_changes(self, loop: Connection) -> list[foxglove.Parameter]:
-        values = {name: _native(loop.parameters[name]) for name in loop.parameters}
-        changed = [name for name, value in values.items() if self._shown.get(name) != value]
-        self._shown = values
-        return [self._parameter(name, values[name]) for name in changed]
-
-    def _publish(self) -> None:
-        reader, channel = self._reader, self._channel
-        if reader is None or channel is None:
-            return
-        records: NDArray[Any] = reader.read()
-        if not channel.has_sinks():
-            return
-        times = (records["release"] + self._offset).tolist()
-        for time_ns, item in zip(times, records.tolist(), strict=True):
-            channel.log(record_json(item, reader.dtype), log_time=time_ns)
+                del self._served[key]
+            one.loop.close()
+            if one.label != one.loop.name:
+                self._topics.pop(one.label).close()
+        if not self._served or (self._name is None and time.monotonic() - self._searched >= _SEARCH_S):
+            self._add(self._find())
 
     def _parameter(self, name: str, value: Any) -> foxglove.Parameter:
-        kind = self._foxglove.ParameterType.Float64 if isinstance(value, float) else None
-        return self._foxglove.Parameter(f"{self.name}.{name}", value=value, type=kind)
+        kinds = self._foxglove.ParameterType
+        kind = kinds.Float64 if isinstance(value, float) else None
+        if isinstance(value, list) and value and all(isinstance(item, float) for item in value):
+            kind = kinds.Float64Array
+        return self._foxglove.Parameter(name, value=value, type=kind)
 
-    def _all_parameters(self, names: list[str]) -> list[foxglove.Parameter]:
-        loop = self._loop
-        if loop is None:
-            return []
-        found = {f"{self.name}.{name}": (name, _native(loop.parameters[name])) for name in loop.parameters}
-        return [self._parameter(*found[name]) for name in (names or found) if name in found]
+    def _parameters(self) -> dict[str, tuple[ServedLoop, str]]:
+        """Return the loops and their names of all parameters, by the names that clients see."""
+        return {
+            f"{one.label}.{name}": (one, name) for one in tuple(self._served.values()) for name in one.loop.parameters
+        }
+
+    def _values(self, names: list[str]) -> list[foxglove.Parameter]:
+        found = self._parameters()
+        chosen = [(name, *found[name]) for name in (names or found) if name in found]
+        return [self._parameter(name, _native(one.loop.parameters[own])) for name, one, own in chosen]
 
     # Called by the server, on its threads.
 
@@ -188,36 +323,42 @@ class FoxgloveBridge:
     ) -> list[foxglove.Parameter]:
         """Return the values of parameters."""
         with self._lock:
-            return self._all_parameters(param_names)
+            return self._values(param_names)
 
     def on_set_parameters(
         self, client: Client, parameters: list[foxglove.Parameter], request_id: str | None = None
     ) -> list[foxglove.Parameter]:
-        """Set parameters, all before the same step, and return their values; a refusal is shown to the clients."""
-        names, refusal = [one.name for one in parameters], None
+        """Set parameters, those of a loop before the same step, and return their values.
+
+        A refusal is shown to the clients.
+        """
         with self._lock:
-            try:
-                if not self._can_set:
-                    raise StateError("changes are not accepted: start rtloop scope with --allow-set")
-                if self._loop is None:
-                    raise StateError(f"{self.name} does not run")
-                prefix = f"{self.name}."
-                values = {one.name.removeprefix(prefix): one.get_value() for one in parameters}
-                self._loop.parameters.update({name: self._converted(name, value) for name, value in values.items()})
-            except (RtloopError, KeyError, OSError) as error:
-                refusal = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-            found = self._all_parameters(names)
+            refusal = self._set({one.name: one.get_value() for one in parameters})
+            found = self._values([one.name for one in parameters])
         if refusal is None:
             self._server.remove_status([_STATUS])
         else:
             self._server.publish_status(refusal, self._foxglove.StatusLevel.Error, _STATUS)
         return found
 
-    def _converted(self, name: str, value: Any) -> Any:
-        """Return a whole float as an integer for a parameter of whole numbers: a browser has one type of number."""
-        declared = None if self._loop is None else self._loop.parameters.declared.get(name)
-        is_whole = declared is not None and declared.dtype.kind in "iu" and not declared.shape
-        return int(value) if is_whole and isinstance(value, float) and value.is_integer() else value
+    def _set(self, values: dict[str, Any]) -> str | None:
+        """Set parameters; return why they are refused, or None."""
+        if not self._can_set:
+            return "changes are not accepted: start rtloop scope with --allow-set"
+        known = self._parameters()
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            return f"no running loop has a parameter {', '.join(unknown)}"
+        changes: dict[ServedLoop, dict[str, Any]] = {}
+        for name, value in values.items():
+            one, own = known[name]
+            changes.setdefault(one, {})[own] = one.convert(own, value)
+        for one, own_values in changes.items():
+            try:
+                one.loop.parameters.update(own_values)
+            except (RtloopError, OSError) as error:
+                return str(error)
+        return None
 
     def on_parameters_subscribe(self, param_names: list[str]) -> None:
         """Do nothing: changes are published to all subscribers."""
