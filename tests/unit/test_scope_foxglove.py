@@ -17,6 +17,7 @@ from rtloop_test_scope_page import LIMIT_S, Program
 
 pytest.importorskip("tornado", reason="the tests of rtloop scope need Tornado: pip install 'rtloop[scope]'")
 pytest.importorskip("foxglove", reason="rtloop scope --foxglove needs foxglove-sdk: pip install 'rtloop[foxglove]'")
+ros = pytest.importorskip("mcap_ros2.decoder", reason="the decoder is missing: pip install mcap-ros2-support")
 
 
 @pytest.fixture
@@ -25,11 +26,11 @@ def loop(scoped: ModuleType, ordinary: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def serve(loop: Any, tmp_path: Path) -> Iterator[Callable[..., Program]]:
+def serve_of(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     made: list[Program] = []
 
     def start(*options: str) -> Program:
-        made.append(Program(tmp_path, loop.name, "--foxglove", "--port", "0", *options, until="ws://"))
+        made.append(Program(tmp_path, "--foxglove", "--port", "0", *options, until="ws://"))
         return made[-1]
 
     yield start
@@ -37,12 +38,20 @@ def serve(loop: Any, tmp_path: Path) -> Iterator[Callable[..., Program]]:
         program.end(9)
 
 
+@pytest.fixture
+def serve(loop: Any, serve_of: Callable[..., Program]) -> Callable[..., Program]:
+    return lambda *options: serve_of(loop.name, *options)
+
+
 class Fox:
-    """A client of Foxglove's protocol."""
+    """A client of Foxglove's protocol, which knows of the messages what the server offers."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.records: list[tuple[int, dict[str, Any]]] = []
+        self.channels: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, list[tuple[int, Any]]] = {}
+        self._subscriptions: dict[int, tuple[str, Callable[[bytes], Any]]] = {}
+        self._asked = 0
 
     async def open(self) -> Fox:
         from tornado.websocket import websocket_connect
@@ -53,22 +62,51 @@ class Fox:
     async def send(self, op: str, **content: Any) -> None:
         await self.socket.write_message(json.dumps({"op": op, **content}))
 
+    async def subscribe(self, topic: str) -> None:
+        from mcap.records import Schema
+
+        channel = self.channels[topic]
+        assert (channel["encoding"], channel["schemaEncoding"]) == ("cdr", "ros2msg")
+        schema = Schema(id=1, name=channel["schemaName"], encoding="ros2msg", data=channel["schema"].encode())
+        number = len(self._subscriptions) + 1
+        self._subscriptions[number] = topic, ros.DecoderFactory().decoder_for("cdr", schema)
+        self.records.setdefault(topic, [])
+        await self.send("subscribe", subscriptions=[{"id": number, "channelId": channel["id"]}])
+
     async def until(self, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         async def search() -> dict[str, Any]:
             while True:
-                got = await self.socket.read_message()
-                assert got is not None, "the server has closed the connection"
-                if isinstance(got, str):
-                    message = json.loads(got)
-                else:  # 1: message data
-                    kind, _, at = struct.unpack("<BIQ", got[:13])
-                    message = {"op": "data"} if kind == 1 else {}
-                    if kind == 1:
-                        self.records.append((at, json.loads(got[13:])))
+                message = await self.read()
                 if holds(message):
                     return message
 
         return await asyncio.wait_for(search(), LIMIT_S)
+
+    async def read(self) -> dict[str, Any]:
+        got = await self.socket.read_message()
+        assert got is not None, "the server has closed the connection"
+        if not isinstance(got, str):
+            kind, number, at = struct.unpack("<BIQ", got[:13])
+            if kind != 1:
+                return {}
+            topic, decode = self._subscriptions[number]
+            self.records[topic].append((at, decode(got[13:])))
+            return {"op": "data"}
+        message: dict[str, Any] = json.loads(got)
+        if message["op"] == "advertise":
+            self.channels |= {channel["topic"]: channel for channel in message["channels"]}
+        if message["op"] == "unadvertise":
+            gone = message["channelIds"]
+            self.channels = {topic: one for topic, one in self.channels.items() if one["id"] not in gone}
+        return message
+
+    async def ask(self, op: str, **content: Any) -> dict[str, Any]:
+        """Send a request, and return the values of the parameters in its answer."""
+        self._asked += 1
+        number = str(self._asked)
+        await self.send(op, id=number, **content)
+        answer = await self.until(lambda message: message.get("op") == "parameterValues" and message["id"] == number)
+        return {one["name"]: one["value"] for one in answer["parameters"]}
 
 
 def run(coroutine: Any) -> None:
@@ -80,33 +118,34 @@ def test_signals_and_parameters(loop: Any, serve: Callable[..., Program]) -> Non
         fox = await Fox(program).open()
         info = await fox.until(lambda message: message.get("op") == "serverInfo")
         assert "parameters" in info["capabilities"]
-        offered = await fox.until(lambda message: message.get("op") == "advertise")
-        (channel,) = offered["channels"]
-        schema = json.loads(channel["schema"])
-        assert channel["topic"] == f"/{loop.name}" and channel["encoding"] == "json" and "wave" in schema["properties"]
-        await fox.send("subscribe", subscriptions=[{"id": 1, "channelId": channel["id"]}])
-        while len(fox.records) < 200:
-            await fox.until(lambda message: message.get("op") == "data")
-        cycles = [record["cycle"] for _, record in fox.records]
+        await fox.until(lambda message: fox.channels)
+        topic = f"/{loop.name}"
+        await fox.subscribe(topic)
+        records = fox.records[topic]
+        await fox.until(lambda message: len(records) >= 200)
+        cycles = [record.cycle for _, record in records]
         assert cycles == list(range(cycles[0], cycles[0] + len(cycles))), "no sample is lost"
-        at, record = fox.records[-1]
-        assert abs(at - time.time_ns()) < LIMIT_S * 10**9 and record["spike"] in (0, 1)
+        at, record = records[-1]
+        assert abs(at - time.time_ns()) < LIMIT_S * 10**9 and record.spike in (0, 1)
+        assert at == record.header.stamp.sec * 10**9 + record.header.stamp.nanosec, "the time of the release"
+        assert "float64 wave  # V\n" in fox.channels[topic]["schema"]
 
-        gain = f"{loop.name}.gain"
-        await fox.send(
-            "setParameters",
-            parameters=[{"name": gain, "value": 7}, {"name": f"{loop.name}.mode", "value": 2.0}],
-            id="a",
-        )
-        answer = await fox.until(lambda message: message.get("op") == "parameterValues" and message.get("id") == "a")
-        assert {one["name"]: one["value"] for one in answer["parameters"]} == {gain: 7, f"{loop.name}.mode": 2}
+        gain, mode = f"{loop.name}.gain", f"{loop.name}.mode"
+        values = [{"name": gain, "value": 7}, {"name": mode, "value": 2.0}]
+        assert await fox.ask("setParameters", parameters=values) == {gain: 7, mode: 2}
         assert loop.parameters["gain"] == 7 and loop.parameters["mode"] == 2
-        await fox.send("setParameters", parameters=[{"name": gain, "value": 99}], id="b")
-        status = await fox.until(lambda message: message.get("op") == "status")
-        assert "outside of its limits" in status["message"] and loop.parameters["gain"] == 7
-        await fox.send("getParameters", parameterNames=[], id="c")
-        answer = await fox.until(lambda message: message.get("op") == "parameterValues" and message.get("id") == "c")
-        assert len(answer["parameters"]) == 4
+        for refused, reason in (
+            ({"name": gain, "value": 99}, "outside of its limits"),
+            ({"name": gain, "value": [1, 2]}, "shape"),
+            ({"name": gain, "value": "fast"}, "fast"),
+            ({"name": gain}, "None"),
+            ({"name": "gain", "value": 1}, "no running loop has a parameter gain"),
+        ):
+            await fox.send("setParameters", parameters=[{"name": mode, "value": 1}, refused], id="refused")
+            status = await fox.until(lambda message: message.get("op") == "status")
+            assert reason in status["message"] and status["level"] == 2
+            assert loop.parameters["gain"] == 7 and loop.parameters["mode"] == 2, "all or none"
+        assert len(await fox.ask("getParameters", parameterNames=[])) == 4
         await fox.send("subscribeParameterUpdates", parameterNames=[gain])
         loop.parameters["gain"] = 3
         await fox.until(
@@ -129,8 +168,8 @@ def test_changes_only_if_allowed_and_the_next_run(loop: Any, serve: Callable[...
 
     async def moves(program: Program) -> None:
         fox = await Fox(program).open()
-        offered = await fox.until(lambda message: message.get("op") == "advertise")
-        await fox.send("subscribe", subscriptions=[{"id": 1, "channelId": offered["channels"][0]["id"]}])
+        await fox.until(lambda message: fox.channels)
+        await fox.subscribe(f"/{loop.name}")
         await fox.until(lambda message: message.get("op") == "data")
 
     with loop:
@@ -142,5 +181,69 @@ def test_changes_only_if_allowed_and_the_next_run(loop: Any, serve: Callable[...
         time.sleep(0.01)
     with loop:
         run(moves(program))
+    code, printed = program.end()
+    assert code == 0 and "Traceback" not in printed
+
+
+def test_a_swap_to_a_step_with_other_signals(laws: ModuleType, ordinary: dict[str, Any], serve_of: Any) -> None:
+    def make(signal: str) -> Any:
+        law = laws.Law("1kHz", name=f"fox-law-{os.getpid()}", **ordinary)
+        law.show(signal)
+        return law
+
+    law = make("angle")
+
+    async def check(program: Program) -> None:
+        fox, topic = await Fox(program).open(), f"/{law.name}"
+        await fox.until(lambda message: fox.channels)
+        await fox.subscribe(topic)
+        records = fox.records[topic]
+        await fox.until(lambda message: len(records) > 20)
+        former = fox.channels[topic]
+        for number in range(2):
+            cycle = law.swap(make("angle"))
+            await fox.until(lambda message: records[-1][1].cycle > cycle + 20)  # noqa: B023
+            assert fox.channels[topic] == former, f"swap {number}: the same signals are the same channel"
+        cycles = [record.cycle for _, record in records]
+        assert cycles == list(range(cycles[0], cycles[0] + len(cycles))), "every sample of every step"
+        law.swap(make("other"))
+        await fox.until(lambda message: fox.channels.get(topic, former)["id"] != former["id"])
+        latter = fox.channels[topic]
+        assert latter["schemaName"] not in (former["schemaName"], ""), "clients keep what a name meant"
+        await fox.subscribe(topic)
+        await fox.until(lambda message: hasattr(records[-1][1], "other"))
+        law.swap(make("angle"))
+        await fox.until(lambda message: fox.channels.get(topic, latter)["id"] != latter["id"])
+        assert fox.channels[topic]["schemaName"] == former["schemaName"]
+
+    with law:
+        program = serve_of(law.name)
+        run(check(program))
+    code, printed = program.end()
+    assert code == 0 and "Traceback" not in printed and "overwritten" not in printed
+
+
+def test_all_loops_of_the_machine(scoped: ModuleType, ordinary: dict[str, Any], serve_of: Any) -> None:
+    first, second = (scoped.Scoped("1kHz", name=f"fox-{i}-{os.getpid()}", **ordinary) for i in range(2))
+
+    async def check(program: Program) -> None:
+        fox = await Fox(program).open()
+        await fox.until(lambda message: f"/{first.name}" in fox.channels)
+        with second:
+            await fox.until(lambda message: f"/{second.name}" in fox.channels)
+            for loop in (first, second):
+                await fox.subscribe(f"/{loop.name}")
+            await fox.until(lambda message: all(len(fox.records[f"/{one.name}"]) > 50 for one in (first, second)))
+            gains = {f"{loop.name}.gain": float(7 + i) for i, loop in enumerate((first, second))}
+            values = [{"name": name, "value": value} for name, value in gains.items()]
+            assert await fox.ask("setParameters", parameters=values) == gains
+            assert [loop.parameters["gain"] for loop in (first, second)] == [7, 8]
+            await fox.send("setParameters", parameters=[{"name": f"{second.name}.gain", "value": 99}], id="a")
+            status = await fox.until(lambda message: message.get("op") == "status")
+            assert status["message"].startswith(f"{second.name}: gain=99"), "which of the loops has refused"
+
+    with first:
+        program = serve_of("--allow-set")
+        run(check(program))
     code, printed = program.end()
     assert code == 0 and "Traceback" not in printed

@@ -32,24 +32,39 @@ _BACKLOG = 20_000
 _STATUS = "rtloop-set"
 
 
+class Types:
+    """Names of the types of messages. A client keeps what it has read of a name, so each definition has its own."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[str, str] = {}
+
+    def name(self, wanted: str, definition: str) -> str:
+        """Return the name of a definition: the wanted one, with a version if another definition has it."""
+        number, name = 1, wanted
+        while self._definitions.setdefault(name, definition) != definition:
+            number += 1
+            name = f"{wanted}V{number}"
+        return name
+
+
 class Topic:
     """The channel of a loop's samples, which the next run of the loop uses as well if it has the same signals."""
 
-    def __init__(self, name: str, context: foxglove.Context) -> None:
-        self.name, self._context = name, context
+    def __init__(self, name: str, context: foxglove.Context, types: Types) -> None:
+        self.name, self._context, self._types = name, context, types
         self._channel: foxglove.Channel | None = None
-        self._described = ("", "")
+        self._type_name = ""
 
     def describe(self, packer: MessagePacker) -> None:
         """Offer messages of this type to the clients."""
         from foxglove import Channel, Schema
 
-        described = packer.schema_name, packer.schema
-        if self._channel is not None and described == self._described:
+        type_name = self._types.name(packer.type_name, packer.definition)
+        if self._channel is not None and type_name == self._type_name:
             return
         self.close()
-        self._described = described
-        schema = Schema(name=described[0], encoding="ros2msg", data=described[1].encode())
+        self._type_name = type_name
+        schema = Schema(name=type_name, encoding="ros2msg", data=packer.definition.encode())
         self._channel = Channel(self.name, schema=schema, message_encoding="cdr", context=self._context)
 
     @property
@@ -101,7 +116,7 @@ class ServedLoop:
             signals = loop.signals
         except StateError:
             self._reader = self._packer = None
-            self._say(f"{self.label} has no signals; its parameters are served.")
+            self._say(f"{self.label} has no signals.")
             return
         self._reader = signals.reader(start)  # type: ignore[arg-type]
         clock = f"ns, {loop.clock}"
@@ -196,10 +211,12 @@ class FoxgloveBridge:
         self._lock = threading.Lock()  # clients change parameters on threads of the server
         self._served: dict[tuple[str, int], ServedLoop] = {}
         self._topics: dict[str, Topic] = {}
+        self._types = Types()
+        self._refused: set[tuple[str, int]] = set()
         self._searched = 0.0
         self._context = foxglove.Context()
         found = self._find()
-        if not found:
+        if not found and (name, pid) != (None, None):
             connect(name, pid).close()  # which says what is wrong
             found = self._find()
         listener: Any = self  # with the methods that the capabilities need
@@ -213,6 +230,8 @@ class FoxgloveBridge:
             message_backlog_size=_BACKLOG,
         )
         self._add(found)
+        if not self._served:
+            say("No running loop has signals or parameters; waiting for one.")
 
     @property
     def port(self) -> int:
@@ -226,8 +245,11 @@ class FoxgloveBridge:
             if time.monotonic() - looked >= _LOOK_S:
                 looked = time.monotonic()
                 self._look()
-            for one in self._served.values():
-                one.publish()
+            for key, one in tuple(self._served.items()):
+                try:
+                    one.publish()
+                except RtloopError as error:  # a damaged block
+                    self._end(key, str(error))
             nap(_READ_S)
 
     def close(self) -> None:
@@ -241,13 +263,13 @@ class FoxgloveBridge:
     def _find(self) -> list[tuple[str, int]]:
         """Return the names and processes of the loops to serve."""
         self._searched = time.monotonic()
-        found = ((one["name"], one["pid"]) for one in Machine().search()[0])
+        found = [(one["name"], one["pid"]) for one in Machine().search()[0] if self._name or _has_any(one)]
         return [(name, pid) for name, pid in found if self._name in (None, name) and self._pid in (None, pid)]
 
     def _add(self, found: Iterable[tuple[str, int]]) -> None:
         """Offer the signals and parameters of runs that are not served yet."""
         for key in found:
-            if key in self._served:
+            if key in self._served or key in self._refused:
                 continue
             try:
                 loop = connect(*key)
@@ -256,10 +278,11 @@ class FoxgloveBridge:
             label = loop.name
             if any(one.label == label for one in self._served.values()):
                 label = f"{label}-{loop.pid}"
-            topic = self._topics.setdefault(label, Topic(f"/{label}", self._context))
+            topic = self._topics.setdefault(label, Topic(f"/{label}", self._context, self._types))
             try:
                 made = ServedLoop(loop, label, topic, self._say)
-            except RtloopError as error:  # a damaged block
+            except RtloopError as error:  # a damaged block, or one of another version
+                self._refused.add(key)
                 self._say(f"{label}: {error}")
                 loop.close()
                 continue
@@ -270,33 +293,35 @@ class FoxgloveBridge:
     def _look(self) -> None:
         """Publish changed parameters; notice swaps, the end of runs and the begin of others."""
         # The server is called without the lock, which its own threads take.
-        changed, ended = [], []
-        for key, one in self._served.items():
+        changed = []
+        for key, one in tuple(self._served.items()):
             state = one.loop.state
             try:
-                with self._lock:
-                    if state == "running":
+                if state == "running":
+                    with self._lock:
                         one.follow_swap()
-                    values = one.find_changes() if state == "running" else {}
-                changed += [self._parameter(f"{one.label}.{name}", value) for name, value in values.items()]
+                        values = one.find_changes()
+                    changed += [self._parameter(f"{one.label}.{name}", value) for name, value in values.items()]
+                else:
+                    one.publish()
                 one.tell_lost()
             except RtloopError as error:  # a damaged block
                 state = str(error)
             if state != "running":
-                ended.append((key, one, state))
+                self._end(key, state)
         if changed:
             self._server.publish_parameter_values(changed)
-        for key, one, state in ended:
-            one.publish()
-            one.tell_lost()
-            self._say(f"{one.label}: {state}; waiting for its next run.")
-            with self._lock:
-                del self._served[key]
-            one.loop.close()
-            if one.label != one.loop.name:
-                self._topics.pop(one.label).close()
         if not self._served or (self._name is None and time.monotonic() - self._searched >= _SEARCH_S):
             self._add(self._find())
+
+    def _end(self, key: tuple[str, int], state: str) -> None:
+        """Forget a run that has ended. Its topic stays for the next one, unless it is named after the process."""
+        with self._lock:
+            one = self._served.pop(key)
+        one.loop.close()
+        if one.label != one.loop.name:
+            self._topics.pop(one.label).close()
+        self._say(f"{one.label}: {state}; waiting for its next run.")
 
     def _parameter(self, name: str, value: Any) -> foxglove.Parameter:
         kinds = self._foxglove.ParameterType
@@ -357,7 +382,7 @@ class FoxgloveBridge:
             try:
                 one.loop.parameters.update(own_values)
             except (RtloopError, OSError) as error:
-                return str(error)
+                return f"{one.label}: {error}"
         return None
 
     def on_parameters_subscribe(self, param_names: list[str]) -> None:
@@ -371,6 +396,10 @@ class FoxgloveBridge:
 
     def on_unsubscribe(self, client: Client, channel: Any) -> None:
         """Do nothing."""
+
+
+def _has_any(loop: dict[str, Any]) -> bool:
+    return bool(loop["has_signals"] or loop["has_parameters"])
 
 
 def _native(value: Any) -> Any:

@@ -36,8 +36,8 @@ _LINE = "=" * 80
 class MessagePacker:
     """Packs the samples of a loop into messages: a header with the time of the release, and a field for each signal.
 
-    The encoding is CDR, and its schema an ``.msg`` definition. An array of several dimensions becomes one row after the
-    other, a complex number a part with `real` and `imag`, and a half float a float.
+    The encoding is CDR, and the type has the definition of an ``.msg`` file. An array of several dimensions becomes one
+    row after the other, a complex number a part with `real` and `imag`, and a half float a float.
 
     Parameters
     ----------
@@ -46,19 +46,19 @@ class MessagePacker:
     dtype : numpy.dtype
         Type of a sample.
     units : mapping
-        Units by the signals' names, for the comments of the schema.
+        Units by the signals' names, for the comments of the definition.
 
     Attributes
     ----------
     names : dict
         Field of a message by the name of the signal.
-    schema_name, schema : str
+    type_name, definition : str
         Name of the type of the messages, and its definition.
     """
 
     def __init__(self, name: str, dtype: np.dtype[Any], units: Mapping[str, str]) -> None:
         self.names = find_names(dtype.names or (), taken=(_HEADER_FIELD,))
-        self.schema_name = f"rtloop/msg/{_type_name(name)}"
+        self.type_name = f"rtloop/msg/{_type_name(name)}"
         fields: Any = dtype.fields
         lines, definitions = [f"std_msgs/Header {_HEADER_FIELD}"], dict(_DEFINITIONS)
         formats: dict[str, tuple[Any, int]] = dict(_HEADER)
@@ -86,7 +86,7 @@ class MessagePacker:
             comment = ", ".join(filter(None, remarks))
             lines.append(f"{type_name}{size} {field}" + (f"  # {comment}" if comment else ""))
         parts = [f"{_LINE}\nMSG: {type_name}\n{text}" for type_name, text in definitions.items()]
-        self.schema = "\n".join([*lines, *parts]) + "\n"
+        self.definition = "\n".join([*lines, *parts]) + "\n"
         begin = len(_REPRESENTATION)
         self._dtype = np.dtype(
             {
