@@ -384,12 +384,12 @@ class _Stream:
 def json_schema(dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return the JSON Schema of a record: an object with the fields, or with one field `value`.
 
-    A float may be null, because JSON has neither NaN nor infinity. An integer of 8 bytes is written exactly. Readers
-    that make a double of every number round it beyond 2^53, as its description tells.
+    Each field has a single type, and an array one dimension, because Foxglove and Lichtblick read no other schema. A
+    float that JSON does not have, NaN or infinity, is null nevertheless, as the description tells. An integer of 8
+    bytes is written exactly. Readers that make a double of every number round it beyond 2^53, as its description tells.
     """
-    if dtype.names is None:
-        return {"type": "object", "properties": {"value": _schema_of(dtype)}}
-    return _schema_of(dtype)
+    made = {"type": "object", "properties": {"value": _schema_of(dtype)}} if dtype.names is None else _schema_of(dtype)
+    return {**made, "description": "A number that is NaN or infinite is null, because JSON has neither."}
 
 
 def record_json(item: Any, dtype: np.dtype[Any]) -> str:
@@ -400,16 +400,16 @@ def record_json(item: Any, dtype: np.dtype[Any]) -> str:
 def _schema_of(dtype: np.dtype[Any]) -> dict[str, Any]:
     if dtype.subdtype is not None:
         item, shape = dtype.subdtype
-        schema = _schema_of(item)
-        for _ in shape:
-            schema = {"type": "array", "items": schema}
+        schema: dict[str, Any] = {"type": "array", "items": _schema_of(item)}
+        if len(shape) > 1:
+            schema["description"] = f"{' x '.join(map(str, shape))} items, row by row"
         return schema
     if dtype.names is not None:
         fields: Any = dtype.fields
         return {"type": "object", "properties": {name: _schema_of(fields[name][0]) for name in dtype.names}}
-    if dtype.kind == "f":
-        return {"type": ["number", "null"]}
-    kinds = {"i": "integer", "u": "integer", "b": "boolean"}
+    if dtype.kind == "c":
+        return {"type": "object", "properties": {"real": {"type": "number"}, "imag": {"type": "number"}}}
+    kinds = {"f": "number", "i": "integer", "u": "integer", "b": "boolean"}
     schema = {"type": kinds.get(dtype.kind, "string")}
     if dtype.kind in "iu" and dtype.itemsize == 8:
         schema["description"] = "64-bit integer, exact in the text; a reader that uses doubles rounds it beyond 2^53"
@@ -438,11 +438,18 @@ def _plain(item: Any, dtype: np.dtype[Any]) -> Any:
 
 def _value(item: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.subdtype is not None:
-        inner = dtype.subdtype[0]
-        return np.asarray(item).tolist() if inner.kind in "fiub" else [_value(x, inner) for x in item]
+        inner, shape = dtype.subdtype
+        if inner.kind in "fiub":
+            return np.asarray(item).ravel().tolist()
+        items = item
+        for _ in shape[1:]:
+            items = [x for row in items for x in row]
+        return [_value(x, inner) for x in items]
     if dtype.names is not None:
         fields: Any = dtype.fields
         return {name: _value(x, fields[name][0]) for name, x in zip(dtype.names, item, strict=True)}
+    if dtype.kind == "c":
+        return {"real": item.real, "imag": item.imag}
     return item.decode(errors="replace") if isinstance(item, bytes) else item if dtype.kind in "fiub" else str(item)
 
 
