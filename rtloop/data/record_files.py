@@ -438,13 +438,9 @@ def _plain(item: Any, dtype: np.dtype[Any]) -> Any:
 
 def _value(item: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.subdtype is not None:
-        inner, shape = dtype.subdtype
-        if inner.kind in "fiub":
-            return np.asarray(item).ravel().tolist()
-        items = item
-        for _ in shape[1:]:
-            items = [x for row in items for x in row]
-        return [_value(x, inner) for x in items]
+        inner = dtype.subdtype[0]
+        items = np.asarray(item, inner).ravel().tolist()
+        return items if inner.kind in "fiub" else [_value(x, inner) for x in items]
     if dtype.names is not None:
         fields: Any = dtype.fields
         return {name: _value(x, fields[name][0]) for name, x in zip(dtype.names, item, strict=True)}
