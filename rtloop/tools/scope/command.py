@@ -38,7 +38,7 @@ _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 @click.option("--presets", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="File of the named sets of parameters; by default ~/.config/rtloop/presets.json.")  # fmt: skip
 @click.option("--foxglove", is_flag=True,
-              help="Serve the loop to Foxglove or PlotJuggler instead; the port is 8765 by default.")  # fmt: skip
+              help="Serve Foxglove, Lichtblick or PlotJuggler instead; the port is 8765 by default.")  # fmt: skip
 @click.option("--zenoh", "keys", metavar="KEYS",
               help="Show the loops of all hosts whose bridges' keys match: 'rtloop/**'.")  # fmt: skip
 @config_option
@@ -70,9 +70,10 @@ def scope(
     1 kHz, or another rate that its owner has chosen, and no times of single cycles; parameters can be changed if the
     owner allows it.
 
-    With --foxglove, the signals of the loop NAME and its parameters are served by the WebSocket server of foxglove-sdk.
-    That protocol has no token: every program and every web page open on this machine can read them, and with
-    --allow-set change the parameters within their limits.
+    With --foxglove, the signals and parameters of all loops, or of those with the name NAME, are served by the
+    WebSocket server of foxglove-sdk, for Foxglove, Lichtblick and PlotJuggler. That protocol has no token: every
+    program and every web page open on this machine can read them, and with --allow-set change the parameters within
+    their limits.
     """
     if allow_set and not foxglove:
         raise click.UsageError("--allow-set belongs to --foxglove; the page of the scope can always set parameters")
@@ -136,7 +137,8 @@ def _serve_foxglove(name: str | None, pid: int | None, host: str, port: int, can
         except RuntimeError as error:
             raise click.ClickException(f"{host}, port {port}: cannot listen there: {error}") from None
         try:
-            _say(f"Open ws://{host}:{bridge.port} in Foxglove: Open connection, Foxglove WebSocket.\nCtrl-C ends.")
+            _say(f"Open ws://{host}:{bridge.port} in Foxglove or Lichtblick: Open connection, Foxglove WebSocket.")
+            _say("Ctrl-C ends.")
             if host not in _LOCAL:
                 _say("warning: other machines can connect, and there is no token.")
             bridge.run(lambda: bool(noted))

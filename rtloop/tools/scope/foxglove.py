@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rtloop.data.record_clock import read_clocks
 from rtloop.errors import AttachError, RtloopError, StateError
@@ -110,7 +110,7 @@ class ServedLoop:
         self._packer: MessagePacker | None = None
         self._open("now")
 
-    def _open(self, start: str) -> None:
+    def _open(self, start: Literal["now", "oldest"]) -> None:
         loop = self.loop
         try:
             signals = loop.signals
@@ -118,7 +118,7 @@ class ServedLoop:
             self._reader = self._packer = None
             self._say(f"{self.label} has no signals.")
             return
-        self._reader = signals.reader(start)  # type: ignore[arg-type]
+        self._reader = signals.reader(start)
         clock = f"ns, {loop.clock}"
         self._packer = MessagePacker(loop.name, signals.dtype, {**signals.units, "release": clock, "start": clock})
         renamed = {field: name for name, field in self._packer.names.items() if name != field}
@@ -311,7 +311,7 @@ class FoxgloveBridge:
                 self._end(key, state)
         if changed:
             self._server.publish_parameter_values(changed)
-        if not self._served or (self._name is None and time.monotonic() - self._searched >= _SEARCH_S):
+        if not self._served or time.monotonic() - self._searched >= _SEARCH_S:
             self._add(self._find())
 
     def _end(self, key: tuple[str, int], state: str) -> None:

@@ -94,7 +94,7 @@ class MessagePacker:
                 "formats": [f"V{begin}", *(kind for kind, _ in formats.values())],
                 "offsets": [0, *(begin + offset for _, offset in formats.values())],
                 "itemsize": begin + place,
-            }  # type: ignore[arg-type]
+            }
         )
 
     def pack(self, records: NDArray[Any], times_ns: NDArray[np.int64]) -> Iterable[bytes]:
