@@ -37,6 +37,7 @@ from rtloop.guard.started_threads import starting
 from rtloop.loop import registry, resources, scheduling
 from rtloop.loop.outcome import run_warnings
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
+from rtloop.process.interpreter import with_filters_of_caller
 from rtloop.process.nap import nap
 from rtloop.system import refusal_cause
 from rtloop.system.grant_errors import setup_errors
@@ -75,6 +76,7 @@ cdef class Watchdog:
     cdef dict __dict__
     cdef object _lock
     cdef str _state
+    cdef object _warn_lost
 
     def __cinit__(self, loops, *arguments):
         cdef void *address = NULL
@@ -146,6 +148,7 @@ cdef class Watchdog:
         """Acquire everything and create the thread; withdraw() undoes it. A loop is stuck after its limit."""
         shielded(lambda: self._launch(limits_ns))
         run_warnings.warn_degraded(self._grants, self._settings.name)
+        self._warn_lost = with_filters_of_caller(run_warnings.warn_lost)
 
     def release_thread(self):
         """Let the thread watch; call it before the loops begin."""
@@ -258,7 +261,7 @@ cdef class Watchdog:
             self._give_back()
         finally:
             self._state = "stopped"
-        run_warnings.warn_lost(self._live.unreported(), self._settings.name)
+        self._warn_lost(self._live.unreported(), self._settings.name)
 
     def request_stop(self):
         """Do nothing: it watches until all loops have ended, because a loop can also hang while it is stopped."""

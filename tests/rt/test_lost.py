@@ -240,16 +240,15 @@ def test_a_loss_that_was_seen_after_the_grants_were_read_ahead_is_in_the_last_gr
 def test_what_a_watchdog_loses_is_told(name: str, seen: str) -> None:
     """A group's watchdog handed on the grants of its start."""
     group = rtloop.LoopGroup([rtloop.RTLoop("1kHz", name="arm", lock_memory="own")], watchdog=1000)
-    group.start()
-    time.sleep(0.05)
-    assert all(grant.ok for grant in group.grants["watchdog"])
-    if name == "policy":
-        tid = next(tid for tid, name in processes.thread_names().items() if name == "rtloop-watchdog")
-        os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
-    else:
-        ctypes.CDLL(None).munlockall()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        group.start()
+        time.sleep(0.05)
+        assert all(grant.ok for grant in group.grants["watchdog"])
+        if name == "policy":
+            tid = next(tid for tid, name in processes.thread_names().items() if name == "rtloop-watchdog")
+            os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
+        else:
+            ctypes.CDLL(None).munlockall()
         if seen == "while it runs":
             lost = {grant.name for grant in group.grants["watchdog"] if grant.lost is not None}
             assert (name if name == "policy" else "state") in lost
