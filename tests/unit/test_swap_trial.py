@@ -351,7 +351,7 @@ def test_the_exception_of_a_python_step_is_in_the_warning(make: Any, ordinary: O
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with loop:
-            loop.swap(PyLoop(law, "1ms", **ordinary, stack_size="512K"), trial=LONG)
+            loop.swap(PyLoop(law, "1ms", **ordinary, stack_size="512K"), trial=LONG, revert_on=())
             wait_for(lambda: seen)
         loop.join()
     assert "ZeroDivisionError: the new law divides by zero" in str(seen[0].message) and loop.leaves == 1
