@@ -184,7 +184,10 @@ PROGRAMS = {
             "its own wait is not used": Mutation(
                 "loop_cycle.h", "loop->has_own_wait || loop->spin.margin", "loop->spin.margin"
             ),
-            "late ones are not counted": Mutation("loop_wait.h", "    loop->is_late = *now > release;\n", ""),
+            "late ones are not counted": Mutation("loop_wait.h", "    rt_loop_note_late(loop, *now, release);\n", ""),
+            "late ones that end on time are plain": Mutation(
+                "loop_wait.h", "  if (loop->is_late) loop->schedule.is_unsettled = RT_UNSETTLED;\n", ""
+            ),
             "once late, always late": Mutation("loop_cycle.h", "is_warmup);\n  loop->is_late = 0;\n", "is_warmup);\n"),
             "a reset keeps the bank": Mutation(
                 "loop_state.h",

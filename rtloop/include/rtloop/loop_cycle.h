@@ -331,7 +331,7 @@ rt_loop_run_cycles_of(rt_loop_t *loop, rt_guard_t *guard, int row, void *self, i
         if (loop->trial.is_on) (void)rt_loop_judge(loop, now); /* take_over() may have taken too long */
       }
       if (row != RT_ROW_NONE && RT_UNLIKELY(loop->sampling.row != (uint32_t)row)) return RT_GO_ON;
-      loop->is_late = now > release;
+      rt_loop_note_late(loop, now, release);
       if (!loop->has_own_wait) {
         now = rt_loop_wait_any(loop, now, release);
         if (RT_UNLIKELY(now < 0)) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);

@@ -63,6 +63,12 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_any(rt_loop_t *loo
   }
 }
 
+/* Note whether the release has passed before the wait for it. Such a cycle is not plain, even if it ends on time. */
+static inline void rt_loop_note_late(rt_loop_t *loop, int64_t now, int64_t release) {
+  loop->is_late = now > release;
+  if (loop->is_late) loop->schedule.is_unsettled = RT_UNSETTLED;
+}
+
 /* Wait for the release if the margin for spinning is 0 and nobody sets the clock: one sleep in most cycles. *now is
  * the present time, then the result of rt_loop_wait_slow. Returns whether that is a time. Sets loop->is_late if the
  * release has passed. */
@@ -74,7 +80,7 @@ static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
     if (RT_LIKELY(rc == 0 && *now >= release)) return 1;
     *now = rt_loop_wait_slow(loop, *now, release, rc);
   } else {
-    loop->is_late = *now > release;
+    rt_loop_note_late(loop, *now, release);
     *now = rt_loop_wait_slow(loop, *now, release, 1);
   }
   return *now >= 0;
