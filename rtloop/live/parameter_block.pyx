@@ -331,7 +331,17 @@ cdef class ParameterRun(ParameterView):
     @property
     def is_wiped(self):
         """True in a forked child if no other process can see the block: nothing of it is left there."""
-        return self._inode is None and self._pid != getpid()
+        return self._inode is None and self.is_inherited
+
+    @property
+    def is_inherited(self):
+        """True in a forked child of the process that has made it."""
+        return self._pid != getpid()
+
+    @property
+    def pid(self):
+        """The process that has made it."""
+        return self._pid
 
     @property
     def ranges(self):

@@ -287,7 +287,15 @@ class ParameterSet:
         return 0 if used is None else used.refused - self._told[1]
 
     def change(self, changes: Mapping[str, bytes], writer: Writer | None = None) -> None:
-        """Request a set with some values changed. They are packed already, and therefore within their limits."""
+        """Request a set with some values changed. They are packed already, and therefore within their limits.
+
+        Raises
+        ------
+        StateError
+            If this process is a fork of the one that runs the loop.
+        OSError
+            If the block cannot be read or locked.
+        """
         with self._lock:
             writer = writer or this_writer()
             run = self._present
@@ -295,6 +303,11 @@ class ParameterSet:
                 self._store(merge(self.declared, bytes(self._values), changes))
                 self._writer = writer
                 return
+            if run.is_inherited:
+                raise StateError(
+                    f"{self.name} runs in process {run.pid}, and this process ({os.getpid()}) is a fork of it: change "
+                    f"its parameters with rtloop.connect({self.name!r}, pid={run.pid}).parameters"
+                )
             with write_lock(run.fd, self.name):
                 run.publish(merge(self.declared, self._asked_of(run), changes), writer)
             if self._run is not run:  # a signal handler has ended the run meanwhile

@@ -206,6 +206,42 @@ def test_a_forked_child_sees_a_dead_loop_and_cannot_harm_it(script: Script) -> N
     assert done.stdout.splitlines() == ["[0, 0, 0] True running 3", "stopped 1 True"], done.stdout + done.stderr
 
 
+def test_a_forked_child_changes_no_parameter_of_its_parents_loop(script: Script) -> None:
+    """Not through the memory that it has inherited, which is writable there even if the loop is not tunable."""
+    done = script(dedent("""
+    import numpy as np
+    def make_one(**settings):
+        data = np.zeros((), [("kp", "f8"), ("angle", "f8")])
+        return rtloop.PyLoop(lambda cycle: None, "1ms", data=data, parameters=["kp"], signals=["angle"], **settings)
+    warnings.simplefilter("ignore")
+    with make_one(name="servo") as loop, make_one(name="fixed", tunable=False) as fixed:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for one in (loop, fixed):
+                    try:
+                        one.parameters["kp"] = 5.0
+                    except rtloop.StateError as error:
+                        assert f"connect('{one.name}', pid={os.getppid()})" in str(error), error
+                    else:
+                        raise AssertionError("it was set")
+                    one.signals.read(), one.stop(), one.close()
+                with rtloop.connect("servo", pid=os.getppid()) as outside:
+                    outside.parameters["kp"] = 2.0
+            except BaseException as error:
+                print("child:", repr(error), file=sys.stderr, flush=True)
+                os._exit(9)
+            sys.exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        loop.parameters["kp"] += 1
+        fixed.parameters["kp"] = 7.0
+        time.sleep(0.05)
+        with rtloop.connect("servo") as outside:
+            print(code, outside.parameters["kp"], fixed.parameters["kp"], loop.state, fixed.state)
+    """))  # fmt: skip
+    assert done.stdout.split() == ["0", "3.0", "7.0", "running", "running"], done.stdout + done.stderr
+
+
 #: Frames that a fork leaves in the child as well, while the loop runs. Those of the second kind are interrupted by a
 #: signal handler, which forks.
 BLOCKS = {
