@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -100,6 +101,12 @@ class Fox:
             self.channels = {topic: one for topic, one in self.channels.items() if one["id"] not in gone}
         return message
 
+    def vanish(self) -> None:
+        """End the connection as a program does that is killed."""
+        stream = self.socket.protocol.stream
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.close()
+
     async def ask(self, op: str, **content: Any) -> dict[str, Any]:
         """Send a request, and return the values of the parameters in its answer."""
         self._asked += 1
@@ -151,12 +158,16 @@ def test_signals_and_parameters(loop: Any, serve: Callable[..., Program]) -> Non
         await fox.until(
             lambda message: message.get("op") == "parameterValues" and message["parameters"][0]["value"] == 3
         )
+        fox.vanish()
+        fox = await Fox(program).open()
+        await fox.until(lambda message: fox.channels)
 
     with loop:
         program = serve("--allow-set")
         run(check(program))
     code, printed = program.end()
     assert code == 0 and "Traceback" not in printed
+    assert "Error" not in printed, "a client that leaves without a word is no error"
 
 
 def test_changes_only_if_allowed_and_the_next_run(loop: Any, serve: Callable[..., Program]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import signal
 import socket
@@ -131,6 +132,8 @@ def _serve_foxglove(name: str | None, pid: int | None, host: str, port: int, can
 
     from rtloop.tools.scope.foxglove import FoxgloveBridge
 
+    # It reports each message that it could not send to a client that has left.
+    logging.getLogger("foxglove.websocket.connected_client").setLevel(logging.CRITICAL)
     with noted_signals() as noted:
         try:
             bridge = FoxgloveBridge(name, pid, host, port, can_set=can_set, say=_say)
