@@ -9,12 +9,10 @@ import pytest
 
 from rtloop.tools.scope.ros_messages import MessagePacker, find_names
 
-#: All types of a signal, as a number, an array, and an array of two dimensions, after the fields of every sample.
+HEAD = [("cycle", "u8"), ("release", "i8"), ("start", "i8")]
+#: All types of a signal, as a number, an array, and an array of two dimensions.
 KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
-SAMPLE = np.dtype(
-    [("cycle", "u8"), ("release", "i8"), ("start", "i8")]
-    + [(f"{kind}_{len(shape)}", kind, shape) for shape in ((), (3,), (2, 3)) for kind in KINDS]
-)
+SAMPLE = np.dtype(HEAD + [(f"{kind}_{len(shape)}", kind, shape) for shape in ((), (3,), (2, 3)) for kind in KINDS])
 
 
 def decoder(packer: MessagePacker) -> Any:
@@ -43,6 +41,8 @@ def test_a_decoder_of_ros_2_reads_every_type_of_signal() -> None:
             records[name] = rng.integers(0, 2, records[name].shape)
         elif base.kind in "fc":
             records[name] = rng.normal(size=records[name].shape).astype(base)
+    records["release"] = 1 << 60
+    records["start"] = records["release"] + rng.integers(-1000, 1000, 50)
     records["f8_0"][3], records["f4_0"][4], records["f2_0"][5] = np.nan, -np.inf, np.inf
     packer = MessagePacker("every type", SAMPLE, {"f8_0": "rad # \"'", "i8_2": "µm"})
     decode = decoder(packer)
@@ -53,7 +53,8 @@ def test_a_decoder_of_ros_2_reads_every_type_of_signal() -> None:
         found = decode(message)
         assert found.header.stamp.sec * 10**9 + found.header.stamp.nanosec == time_ns
         assert found.header.frame_id == ""
-        for name in SAMPLE.names or ():
+        assert (found.cycle, found.latency) == (record["cycle"], record["start"] - record["release"])
+        for name in packer.names:
             got, wanted = np.ravel(plain(getattr(found, packer.names[name]))), np.ravel(record[name])
             assert np.array_equal(got, wanted, equal_nan=wanted.dtype.kind in "fc"), name
     assert packer.type_name == "rtloop/msg/EveryType"
@@ -71,12 +72,14 @@ def test_signals_have_names_that_ros_2_accepts() -> None:
         "kp": "kp", "Kp": "kp_2", "KP": "kp_3", "motorSpeed": "motor_speed", "PWMDuty": "pwm_duty", "x2": "x2",
         "θ": "theta", "Δx": "delta_x", "e_ω": "e_omega", "µ": "mu", "größe": "grose", "ẋ": "x", "x_": "x_3",
         "_x": "x_4", "x__y": "x_y", "_1": "signal_1", "_": "signal", "角": "u89d2", "header": "header_2", "x_2": "x_2",
+        "latency": "latency_2",
     }  # fmt: skip
-    assert find_names(names, taken=("header",)) == names
-    dtype = np.dtype([(name, "f8") for name in names])
+    assert find_names(names, taken=("header", "latency")) == names
+    dtype = np.dtype(HEAD + [(name, "f8") for name in names])
     packer = MessagePacker("Größe θ-1", dtype, {})
     assert packer.type_name == "rtloop/msg/GroseTheta1"
-    records = np.array([tuple(range(len(names)))], dtype)
+    assert packer.names == names
+    records = np.array([(0, 0, 0, *range(len(names)))], dtype)
     (message,) = packer.pack(records, np.zeros(1, np.int64))
     found = decoder(packer)(message)
     assert [getattr(found, name) for name in packer.names.values()] == list(range(len(names)))

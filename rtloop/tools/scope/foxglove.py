@@ -119,8 +119,7 @@ class ServedLoop:
             self._say(f"{self.label} has no signals.")
             return
         self._reader = signals.reader(start)
-        clock = f"ns, {loop.clock}"
-        self._packer = MessagePacker(loop.name, signals.dtype, {**signals.units, "release": clock, "start": clock})
+        self._packer = MessagePacker(loop.name, signals.dtype, signals.units)
         renamed = {field: name for name, field in self._packer.names.items() if name != field}
         if renamed:
             self._say(f"{self.label}: {', '.join(f'{name} is {field}' for field, name in renamed.items())}.")

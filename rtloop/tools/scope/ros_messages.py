@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtloop.live.signal_set import HEAD
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,16 +27,17 @@ _REPRESENTATION = b"\x00\x01\x00\x00"
 #: std_msgs/Header with an empty frame: seconds, nanoseconds, and a text of one byte, its end.
 _HEADER = {"sec": ("<i4", 0), "nanosec": ("<u4", 4), "frame_size": ("<u4", 8), "frame": ("u1", 12)}
 _HEADER_BYTES = 13
+#: Fields of every message before the signals. Absolute times in ns would be beyond what a double holds exactly.
+_CYCLE = (("cycle", "u8", ""), ("latency", "i8", "ns from the release to the start of the step"))
 _DEFINITIONS = {
     "std_msgs/Header": "builtin_interfaces/Time stamp\nstring frame_id",
     "builtin_interfaces/Time": "int32 sec\nuint32 nanosec",
 }
-_HEADER_FIELD = "header"
 _LINE = "=" * 80
 
 
 class MessagePacker:
-    """Packs the samples of a loop into messages: a header with the time of the release, and a field for each signal.
+    """Packs the samples of a loop into messages: a header with the time of the release, and the signals.
 
     The encoding is CDR, and the type has the definition of an ``.msg`` file. An array of several dimensions becomes one
     row after the other, a complex number a part with `real` and `imag`, and a half float a float.
@@ -57,14 +60,24 @@ class MessagePacker:
     """
 
     def __init__(self, name: str, dtype: np.dtype[Any], units: Mapping[str, str]) -> None:
-        self.names = find_names(dtype.names or (), taken=(_HEADER_FIELD,))
+        own = {name for name, _ in HEAD}
+        taken = ("header", *(name for name, _, _ in _CYCLE))
+        self.names = find_names((name for name in dtype.names or () if name not in own), taken)
         self.type_name = f"rtloop/msg/{_type_name(name)}"
         fields: Any = dtype.fields
-        lines, definitions = [f"std_msgs/Header {_HEADER_FIELD}"], dict(_DEFINITIONS)
+        rows = [(name, name, np.dtype(kind), [remark]) for name, kind, remark in _CYCLE]
+        for signal, field in self.names.items():
+            shape = fields[signal][0].shape
+            remarks = [
+                signal if field != signal else "",
+                f"{' x '.join(map(str, shape))} numbers, row by row" if len(shape) > 1 else "",
+                units.get(signal, ""),
+            ]
+            rows.append((f"_{signal}", field, fields[signal][0], remarks))
+        lines, definitions = ["std_msgs/Header header"], dict(_DEFINITIONS)
         formats: dict[str, tuple[Any, int]] = dict(_HEADER)
         place = _HEADER_BYTES
-        for signal, field in self.names.items():
-            kind = fields[signal][0]
+        for key, field, kind, remarks in rows:
             base, shape = kind.base, kind.shape
             code = base.str[1:]
             if code in _COMPLEX:
@@ -75,14 +88,9 @@ class MessagePacker:
                 base = np.dtype("f4") if code == "f2" else base
                 type_name, align = _TYPES[code], base.itemsize
             place += -place % align
-            formats[f"_{signal}"] = ((base.newbyteorder("<"), shape), place)
+            formats[key] = ((base.newbyteorder("<"), shape), place)
             place += base.itemsize * math.prod(shape)
             size = f"[{math.prod(shape)}]" if shape else ""
-            remarks = [
-                signal if field != signal else "",
-                f"{' x '.join(map(str, shape))} numbers, row by row" if len(shape) > 1 else "",
-                units.get(signal, ""),
-            ]
             comment = ", ".join(filter(None, remarks))
             lines.append(f"{type_name}{size} {field}" + (f"  # {comment}" if comment else ""))
         parts = [f"{_LINE}\nMSG: {type_name}\n{text}" for type_name, text in definitions.items()]
@@ -103,6 +111,7 @@ class MessagePacker:
         made["representation"] = np.void(_REPRESENTATION)
         made["sec"], made["nanosec"] = np.divmod(times_ns, 1_000_000_000)
         made["frame_size"] = 1
+        made["cycle"], made["latency"] = records["cycle"], records["start"] - records["release"]
         for signal in self.names:
             made[f"_{signal}"] = records[signal]
         content, size = made.tobytes(), self._dtype.itemsize
