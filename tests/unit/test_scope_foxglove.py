@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from rtloop_test_scope_page import LIMIT_S, Program
 
+from rtloop import AttachError
+
 pytest.importorskip("tornado", reason="the tests of rtloop scope need Tornado: pip install 'rtloop[scope]'")
 pytest.importorskip("foxglove", reason="rtloop scope --foxglove needs foxglove-sdk: pip install 'rtloop[foxglove]'")
 ros = pytest.importorskip("mcap_ros2.decoder", reason="the decoder is missing: pip install mcap-ros2-support")
@@ -258,3 +260,51 @@ def test_all_loops_of_the_machine(scoped: ModuleType, ordinary: dict[str, Any], 
         run(check(program))
     code, printed = program.end()
     assert code == 0 and "Traceback" not in printed
+
+
+def test_loops_of_one_name_in_two_processes(loop: Any, serve: Callable[..., Program], start: Any) -> None:
+    other = start()
+    settings = f"name={loop.name!r}, policy='other', lock_memory='off', dma_latency=None"
+    data = "data=numpy.zeros((), [('gain', 'f8')]), parameters=('gain',)"
+    other.do(f"!loop = rtloop.PyLoop(lambda cycle: 0, '100Hz', {settings}, {data}); loop.start()")
+
+    async def check(program: Program) -> None:
+        fox = await Fox(program).open()
+        found = await fox.ask("getParameters", parameterNames=[])
+        labels = {loop.name, f"{loop.name}-{other.pid}", f"{loop.name}-{os.getpid()}"}
+        assert {name.rpartition(".")[0] for name in found} < labels and len(found) == 4 + 1
+        (single,) = (name for name in found if found[name] == 0 and "gain" in name)
+        assert await fox.ask("setParameters", parameters=[{"name": single, "value": 5}]) == {single: 5}
+        assert loop.parameters["gain"] == 1 and other.do("loop.parameters['gain']") == 5
+
+    with loop:
+        run(check(serve("--allow-set")))
+    other.do("!loop.stop()")
+
+
+def test_a_loop_that_cannot_be_read_is_named_once(
+    scoped: ModuleType, ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rtloop.tools.scope import foxglove as module
+
+    first, second = (scoped.Scoped("1kHz", name=f"fox-{i}-{os.getpid()}", **ordinary) for i in range(2))
+    publish = module.ServedLoop.publish
+
+    def refuse(served: Any) -> None:
+        if served.label == first.name:
+            raise AttachError("its block is damaged")
+        publish(served)
+
+    monkeypatch.setattr(module.ServedLoop, "publish", refuse)
+    monkeypatch.setattr(module, "_LOOK_S", 0.05)
+    monkeypatch.setattr(module, "_SEARCH_S", 0.05)
+    said: list[str] = []
+    with first, second:
+        bridge = module.FoxgloveBridge(None, os.getpid(), "127.0.0.1", 0, can_set=False, say=said.append)
+        end = time.monotonic() + 1
+        bridge.run(lambda: time.monotonic() > end)
+        assert [served.label for served in bridge._served.values()] == [second.name]
+        bridge.close()
+    assert [text for text in said if "damaged" in text] == [
+        f"{first.name}: its block is damaged; waiting for its next run."
+    ]

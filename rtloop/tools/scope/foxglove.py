@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtloop.data.record_clock import read_clocks
@@ -98,8 +98,10 @@ class ServedLoop:
         Samples that were overwritten before they were read.
     """
 
-    def __init__(self, loop: Connection, label: str, topic: Topic, say: Callable[[str], None]) -> None:
-        self.loop, self.label, self.topic, self._say = loop, label, topic, say
+    def __init__(
+        self, loop: Connection, label: str, topic: Topic, say: Callable[[str], None], lock: threading.Lock
+    ) -> None:
+        self.loop, self.label, self.topic, self._say, self._lock = loop, label, topic, say, lock
         self.lost = 0
         self._told = 0
         self._shown: dict[str, Any] = {}
@@ -146,8 +148,10 @@ class ServedLoop:
             return  # it has ended
         self.publish()  # the last samples of the former step
         self.lost += 0 if self._reader is None else self._reader.lost
-        self.loop.close()
-        self.loop, self._swaps = successor, count
+        with self._lock:  # other threads set parameters with it
+            former, self.loop = self.loop, successor
+        former.close()
+        self._swaps = count
         self._open("oldest")
         if self._reader is not None:
             records, older = read_new(self._reader, cycle)
@@ -248,6 +252,7 @@ class FoxgloveBridge:
                 try:
                     one.publish()
                 except RtloopError as error:  # a damaged block
+                    self._refused.add(key)
                     self._end(key, str(error))
             nap(_READ_S)
 
@@ -265,8 +270,9 @@ class FoxgloveBridge:
         found = [(one["name"], one["pid"]) for one in Machine().search()[0] if self._name or _has_any(one)]
         return [(name, pid) for name, pid in found if self._name in (None, name) and self._pid in (None, pid)]
 
-    def _add(self, found: Iterable[tuple[str, int]]) -> None:
+    def _add(self, found: Collection[tuple[str, int]]) -> None:
         """Offer the signals and parameters of runs that are not served yet."""
+        self._refused.intersection_update(found)
         for key in found:
             if key in self._served or key in self._refused:
                 continue
@@ -279,7 +285,7 @@ class FoxgloveBridge:
                 label = f"{label}-{loop.pid}"
             topic = self._topics.setdefault(label, Topic(f"/{label}", self._context, self._types))
             try:
-                made = ServedLoop(loop, label, topic, self._say)
+                made = ServedLoop(loop, label, topic, self._say, self._lock)
             except RtloopError as error:  # a damaged block, or one of another version
                 self._refused.add(key)
                 self._say(f"{label}: {error}")
@@ -297,14 +303,15 @@ class FoxgloveBridge:
             state = one.loop.state
             try:
                 if state == "running":
+                    one.follow_swap()
                     with self._lock:
-                        one.follow_swap()
                         values = one.find_changes()
                     changed += [self._parameter(f"{one.label}.{name}", value) for name, value in values.items()]
                 else:
                     one.publish()
                 one.tell_lost()
             except RtloopError as error:  # a damaged block
+                self._refused.add(key)
                 state = str(error)
             if state != "running":
                 self._end(key, state)
