@@ -178,18 +178,20 @@ def test_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordina
     period = 500_000
     loop = probes.Probe(period, warmup=0, **ordinary)
     loop.jitter_ns = 3 * period
-    done = threading.Event()
+    done, resets = threading.Event(), 0
 
     def reset() -> None:
-        while not done.wait(0.003):
+        nonlocal resets
+        while not done.wait(0.003):  # which may take 0.3 s on a busy machine
             loop.reset_stats()
+            resets += 1
 
     snapshots = []
     with loop:
         resetter = threading.Thread(target=reset)
         resetter.start()
         begin, after_a_miss = time.monotonic(), 0
-        while (passed := time.monotonic() - begin) < 1.0 or (after_a_miss <= 20 and passed < 30.0):
+        while (passed := time.monotonic() - begin) < 1.0 or (min(resets, after_a_miss) <= 30 and passed < 30.0):
             snapshots.append(loop.stats)
             after_a_miss += snapshots[-1].missed > 0
         done.set()
@@ -204,7 +206,8 @@ def test_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordina
             following = int(last["release"]) + period * (1 + dropped)
             assert stats.cycles + stats.missed == (following - int(first["release"])) // period
     assert sum(stats.missed > 0 for stats in snapshots) > 20
-    assert max(stats.cycles for stats in snapshots) < loop.steps / 4, "it was reset again and again"
+    begins = {int(stats.records["release"][0]) for stats in snapshots if stats.cycles}
+    assert len(begins) > 10, "it was reset again and again"
 
 
 def test_an_exception_in_the_question_whether_the_main_thread_is_alive_is_not_its_end(script: Script) -> None:
