@@ -14,8 +14,9 @@
  *   last of an odd number without pairs, or 3 with pairs, and 1 more where gcc 12 copies a register
  *
  * These include 3 to call the function and to return from it. More than 32 words that follow each other are copied in
- * blocks of 16: about 45 instructions, and 1.25 for each word. Any other record is copied in blocks of 8: about 50
- * instructions, and 3.5 for each pair and each other word.
+ * blocks of 16: about 45 instructions, and 1.25 for each word. Any other record is copied in blocks of 8: about 35
+ * instructions, 15 to 20 for each kind that it has (pairs, other words of 8 bytes, and words of 4, 2 and 1 byte), and
+ * 3.5 for each pair and each other word.
  *
  * The loop writes a record of up to RT_SAMPLER_INLINE words that follow each other without a call, by code for exactly
  * this number: one word or two take 10 instructions on x86-64, three take 12.
