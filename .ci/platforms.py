@@ -328,7 +328,7 @@ class Bench:
         return row | {"wheel_bytes": wheel.stat().st_size, "date": time.strftime("%Y-%m-%d")}
 
     def renamed(self, names: Collection[str]) -> dict[str, list[str]]:
-        """Return the tests that do not exist under these names, each with those of its function that do."""
+        """Return the names that no test has, each with the tests of the same function that exist."""
         files = {name.partition("::")[0] for name in names if "::" in name}
         there = " ".join(sorted(file for file in files if (ROOT / file).exists()))
         if not there:
@@ -350,7 +350,7 @@ class Bench:
         return second(counts, again)
 
     def run_listed(self, names: Sequence[str]) -> dict[str, Any]:
-        """Run tests by their full names, which may be many and have spaces in them; return their counts."""
+        """Run tests by their full names, given in a file because they may be many and contain spaces; return counts."""
         if not names:
             return _NO_COUNTS
         self.chroot.path(_FAILED).write_text("".join(f"{name}\n" for name in names))
@@ -548,7 +548,7 @@ def second(first: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
 
 
 def replacements(names: Iterable[str], present: Collection[str]) -> dict[str, list[str]]:
-    """Return the names of tests that are not among the present ones, each with the present ones of its function."""
+    """Return the names of tests that are not present, each with the present tests of the same function."""
     functions: dict[str, list[str]] = {}
     for name in present:
         functions.setdefault(name.partition("[")[0], []).append(name)
@@ -556,7 +556,7 @@ def replacements(names: Iterable[str], present: Collection[str]) -> dict[str, li
 
 
 def as_one(name: str, counts: dict[str, Any]) -> dict[str, Any]:
-    """Return the counts of the tests that replace one as those of that one; it has failed if any of them has."""
+    """Return the counts of replacement tests as those of one test of this name, which fails if any of them does."""
     if counts["failures"]:
         why = "; ".join(f"{test}: {text}" for test, text in counts["failures"].items())
         return {"passed": 0, "skipped": 0, "failures": {name: why}}

@@ -2,7 +2,7 @@
 
 A period that is not a whole number of nanoseconds carries a remainder, and is counted by itself. So are eight
 parameters that do not change, and signals: the differences of loops with the same step, of which one has neither. The
-signals are doubles, one after the other in memory or with another one between any two, and floats of 4 bytes.
+signals are doubles in a row, every other double of a row, and floats of 4 bytes in a row.
 
     python benchmarks/instructions.py [--cycles 1000] [--json FILE]
 

@@ -197,9 +197,10 @@ class Cache:
         return "every user may write to it" if about.st_mode & stat.S_IWOTH else ""
 
     def _tidy(self) -> None:
-        """Remove the rests of killed builds, and entries that were not used for long.
+        """Remove what killed builds left, and entries that have not been used for two months.
 
-        A program that runs for longer than a week keeps its module in memory.
+        Entries that no build finds again are removed after a week. A program that runs for longer has its module in
+        memory.
         """
         now = time.time()
         for place in self._root.iterdir():

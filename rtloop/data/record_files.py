@@ -384,9 +384,9 @@ class _Stream:
 def json_schema(dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return the JSON Schema of a record: an object with the fields, or with one field `value`.
 
-    Each field has a single type, and an array one dimension, because Foxglove and Lichtblick read no other schema. A
-    float that JSON does not have, NaN or infinity, is null nevertheless, as the description tells. An integer of 8
-    bytes is written exactly. Readers that make a double of every number round it beyond 2^53, as its description tells.
+    Each field has a single type, and an array one dimension, because Foxglove and Lichtblick read no other schema. NaN
+    and infinity, which JSON does not have, are written as null nevertheless. An integer of 8 bytes is written exactly,
+    but readers that use doubles round it beyond 2^53. The descriptions in the schema state both.
     """
     made = {"type": "object", "properties": {"value": _schema_of(dtype)}} if dtype.names is None else _schema_of(dtype)
     return {**made, "description": "A number that is NaN or infinite is null, because JSON has neither."}

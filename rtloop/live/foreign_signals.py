@@ -33,7 +33,7 @@ class ForeignSource:
             os.close(fd)
         cursor = Cursor(self.block, "now")
         self.layout = parse_layout(cursor.text(), cursor.record_bytes)
-        if cursor.capacity * self.layout.dtype.itemsize > MOST_FOREIGN_BYTES:  # signals may share bytes of a record
+        if cursor.capacity * self.layout.dtype.itemsize > MOST_FOREIGN_BYTES:  # some may overlap in the block
             raise ValueError(f"{cursor.capacity} samples of them take more than {MOST_FOREIGN_BYTES >> 30} GiB")
 
 

@@ -335,12 +335,12 @@ cdef class ParameterRun(ParameterView):
 
     @property
     def is_inherited(self):
-        """True in a forked child of the process that has made it."""
+        """True in a forked child of the process that made the block."""
         return self._pid != getpid()
 
     @property
     def pid(self):
-        """The process that has made it."""
+        """PID of the process that made the block."""
         return self._pid
 
     @property

@@ -34,7 +34,8 @@ _MOST = 1024
 _MOST_BYTES = 8192
 
 
-#: Addresses of memory that may be read as a whole: of its first byte, and of the first one behind it.
+#: Addresses of the first byte, and of the first one behind the end, of memory that may be read as a whole. None: only
+#: the signal may be read.
 Memory: TypeAlias = tuple[int, int] | None
 
 
@@ -99,7 +100,17 @@ class Layout(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Memory that a record is copied from, and the signals in it."""
+    """Memory that is copied into a record as a whole.
+
+    Attributes
+    ----------
+    begin, end : int
+        Addresses of its first byte, and of the first one behind its end.
+    within : (int, int) or None
+        Memory around it that may be read as well.
+    signals : tuple of int
+        Indices of the signals in it.
+    """
 
     begin: int
     end: int
@@ -122,7 +133,7 @@ class Piece(NamedTuple):
         return self.size // self.word
 
     def follows(self, other: Piece) -> bool:
-        """Test whether both are whole words, and this one begins where the other ends, or in it."""
+        """Test whether both consist of aligned words of 8 bytes, and this one begins within the other or at its end."""
         is_aligned = all(size % _WORD == 0 for size in (self.size, other.size, self.begin - other.begin))
         return is_aligned and self.begin <= other.end
 
@@ -130,13 +141,22 @@ class Piece(NamedTuple):
 def find_pieces(signals: Sequence[Signal], addresses: Sequence[int], memory: Sequence[Memory]) -> list[Piece]:
     """Find the memory to copy for signals, in the order that sampler.h copies with the fewest instructions.
 
-    A word of 8 bytes costs least. So if a signal is in memory that may be read as a whole, all aligned words that it is
-    in are copied. If no more than one word is between each of these and the next, the words between them are copied as
-    well, because words that all follow each other cost least of all.
+    Words of 8 bytes cost least. So if a signal is in memory that may be read as a whole, all aligned words that contain
+    it are copied. If all gaps between these words are of one word, the gaps are copied as well, because words that all
+    follow each other cost least of all. If that makes too many words for a record, only the signals are copied.
 
     Pieces of larger words come first. Of those of 8 bytes, the sampler copies two at a time if they follow each other
-    in memory and in the record, from its beginning on. So pieces of an even number of words come first, and then a
-    longer one before a shorter one: only one of an odd number can be in pairs, but for its last word.
+    in memory and in the record, from its beginning on. So pieces of an even number of words come first. Of those of an
+    odd number the longest comes first, because the pairs end with it: its last word has no partner.
+
+    Parameters
+    ----------
+    signals : sequence of Signal
+        The signals.
+    addresses : sequence of int
+        Address of each of them.
+    memory : sequence of (int, int) or None
+        Memory around each of them that may be read as well.
 
     Returns
     -------
@@ -176,7 +196,7 @@ def find_pieces(signals: Sequence[Signal], addresses: Sequence[int], memory: Seq
 
 
 def place_signals(pieces: Sequence[Piece], addresses: Sequence[int]) -> tuple[int, ...]:
-    """Return the place of each signal in a record of pieces, in bytes."""
+    """Return the offset of each signal in a record of these pieces, in bytes."""
     places, begin = [0] * len(addresses), _HEAD_BYTES
     for piece in pieces:
         for i in piece.signals:
@@ -186,7 +206,7 @@ def place_signals(pieces: Sequence[Piece], addresses: Sequence[int]) -> tuple[in
 
 
 def make_layout(signals: tuple[Signal, ...], places: tuple[int, ...], record_bytes: int) -> Layout:
-    """Return the layout of signals at these places of a record."""
+    """Return the layout of signals at these offsets in a record, in bytes."""
     names = [name for name, _ in HEAD] + [one.name for one in signals]
     formats = [kind for _, kind in HEAD] + [(one.dtype, one.shape) for one in signals]
     stored = {"names": names, "formats": formats, "offsets": [0, 8, 16, *places], "itemsize": record_bytes}
@@ -243,12 +263,13 @@ def parse_layout(text: bytes, record_bytes: int) -> Layout:
     if len(names | {name for name, _ in HEAD}) != len(signals) + len(HEAD):
         raise ValueError("its signals are described wrongly: a name occurs twice")
     if not signals or len(places) != len(signals):
-        raise ValueError("its signals are described wrongly: not each has a place")
-    if len(signals) > _MOST or sum(one.size for one in signals) > _MOST_BYTES:  # in one place they may be many
+        raise ValueError(f"its signals are described wrongly: {len(signals)} signals have {len(places)} places")
+    # They may overlap, so the size of a record does not bound them.
+    if len(signals) > _MOST or sum(one.size for one in signals) > _MOST_BYTES:
         raise ValueError("its signals are described wrongly: there are too many")
     for one, place in zip(signals, places, strict=True):
         if type(place) is not int or not _HEAD_BYTES <= place <= record_bytes - one.size:
-            raise ValueError(f"its signals are described wrongly: {one.name} is not in a record")
+            raise ValueError(f"its signals are described wrongly: {one.name} is outside of the record")
     return make_layout(signals, places, record_bytes)
 
 
@@ -361,8 +382,8 @@ class SignalSet:
         dtype : data-type, optional
             Type of a number, or of an array of numbers.
         memory : (int, int), optional
-            Memory around it that may be read as well. Without that, no other byte is read: next to a register of a
-            device there may be one that changes when it is read.
+            Memory around it that may be read as well. By default no other byte is read, because reading the register
+            next to it may change a device.
 
         Raises
         ------

@@ -41,11 +41,11 @@ def python() -> str:
 
 
 def with_filters_of_caller(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls another, perhaps on another thread, with the warnings filters of this call.
+    """Return a function that calls the given one with the present warnings filters of the caller, on any thread.
 
-    In a free-threaded Python 3.14 or newer, or with ``-X context_aware_warnings=1``, ``warnings.catch_warnings`` holds
-    for one context (contextvars), and so not for a thread that rtloop has started. The function that is returned may
-    not be called by two threads at once.
+    In a free-threaded Python 3.14 or newer, or with ``-X context_aware_warnings=1``, ``warnings.catch_warnings``
+    applies to one context (contextvars), and so not to the threads that rtloop starts. Two threads must not call the
+    returned function at the same time.
     """
     if getattr(sys.flags, "context_aware_warnings", False):
         return partial(copy_context().run, function)

@@ -2,9 +2,9 @@
 
 Two processes may create the same name at the same time. Each creates its file, marked as unfinished, and then looks for
 other files of the name. If there is a finished one, it uses that file. Of two unfinished ones, the process with the
-greater inode withdraws, and the other waits for it. Whoever withdraws, or comes when there is an unfinished one, waits
-for its end without a file of its own. So at most one file is finished, without a lock that a stopped process could
-keep.
+greater inode withdraws, and the other waits until it has. A process that has withdrawn, or that finds an unfinished
+file at first, waits without a file of its own until the unfinished one is finished or gone. So at most one file is
+finished, without a lock that a stopped process could keep.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def share_by_proc(name: str, plan: Plan, role: str) -> ExchangeFile | None:
     there = find_exchanges(name).values()
     if not there:
         return _create_first(name, plan, role)
-    # An unfinished one is another process's, which waits until there is no file beside its own.
+    # The creator of an unfinished file waits until there is no other file, so none is created here meanwhile.
     for one in [one for one in there if one.header.is_finished]:
         check_same(one.header, plan)
         joined = _join(one, role)

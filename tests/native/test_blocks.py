@@ -130,7 +130,7 @@ PROGRAMS = {
             "the end of a long row is lost": Mutation(
                 "sampler.h", "  if (words % 2) rt_sampler_copy_8(to, from);\n", ""
             ),
-            "a long row of any words": Mutation(
+            "any words are copied as a long row": Mutation(
                 "sampler.h", "if (s->words && s->row == s->words) {", "if (s->words) {"
             ),
             "the end of a row is lost": Mutation(

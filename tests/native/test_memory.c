@@ -1,4 +1,4 @@
-/* Whether memory is locked: on this kernel, on one that accepts MADV_COLD for any memory, and on one that lacks it. */
+/* Detection of locked memory on this kernel, on one that accepts MADV_COLD for any memory, and on one that lacks it. */
 #include <errno.h>
 #include <sys/mman.h>
 
@@ -24,12 +24,12 @@ static int planted_mlock(const void *address, size_t bytes) {
 #define mlock planted_mlock
 #include "rtloop/memory.h"
 
-/* On each kind of kernel, with what is expected of this one. */
+/* Check rt_memory_future_lock() on each kind of kernel; `expected` is the result on this one. */
 static void check_future(int expected) {
   cold = AS_HERE;
   CHECK(rt_memory_future_lock() == expected);
   for (cold = ACCEPTS; cold <= REFUSES; cold++) {
-    /* A page that is present at once needs no such answer. */
+    /* A page that is present at once is locked, whatever MADV_COLD says. */
     CHECK(rt_memory_future_lock() == (expected == RT_FUTURE_LOCKED ? RT_FUTURE_LOCKED : -ENOTSUP));
   }
 }

@@ -47,10 +47,10 @@ PROGRAMS = {
     "memory": Program(
         (UNDEFINED,),  # ASan turns mlock(2) into nothing
         mutations={
-            "no answer is asked for locked memory": Mutation(
+            "a locked page is not tried": Mutation(
                 "memory.h", "return mlock(p, page) || rt_memory_is_locked(p) == 1;", "return 1;"
             ),
-            "no answer is asked for other memory": Mutation(
+            "an unlocked page is not tried": Mutation(
                 "memory.h", "if (munlock(p, page) || rt_memory_is_locked(p) != 0) return 0;", ""
             ),
             "a process that may not lock cannot tell": Mutation("memory.h", "return mlock(p, page) ||", "return"),

@@ -89,7 +89,7 @@ static void test_sizes(void) {
   free(block);
 }
 
-/* Test whether such words have a function that copies no others. */
+/* Test whether such a record is copied by a special function, not by rt_sampler_copy_any. */
 static int has_function(uint32_t words, uint32_t pairs, int is_row) {
   const uint32_t others = words - 2 * pairs;
   return is_row || (pairs <= RT_SAMPLER_SMALL && others <= RT_SAMPLER_SMALL) ||

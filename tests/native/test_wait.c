@@ -230,7 +230,7 @@ static void counts_a_late_cycle_that_ends_on_time(void) {
     user.slack_every = 10;
     CHECK(run(100) == RT_END_NORMAL);
     CHECK(user.steps == 100 && user.overruns == 0 && user.missed == 0);
-    CHECK(loop.telemetry->banks[0].counters.late == 9); /* and the tenth call ends the run */
+    CHECK(loop.telemetry->banks[0].counters.late == 9); /* the tenth call comes after the last cycle */
   }
 }
 

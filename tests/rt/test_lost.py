@@ -238,7 +238,7 @@ def test_a_loss_that_was_seen_after_the_grants_were_read_ahead_is_in_the_last_gr
 @pytest.mark.parametrize("name", ["policy", "memory_lock"])
 @pytest.mark.parametrize("seen", ["while it runs", "at the end"])
 def test_what_a_watchdog_loses_is_told(name: str, seen: str) -> None:
-    """A group's watchdog handed on the grants of its start."""
+    """A group's watchdog reads its grants again when they are asked for, and at its end."""
     group = rtloop.LoopGroup([rtloop.RTLoop("1kHz", name="arm", lock_memory="own")], watchdog=1000)
     with warnings.catch_warnings(record=True, action="always") as caught:
         group.start()

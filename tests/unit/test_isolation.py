@@ -528,12 +528,12 @@ def test_a_journal_that_was_cut_off_anywhere_restores_what_was_done(root: str) -
 
 @pytest.mark.usefixtures("alone")
 def test_undo_leaves_an_isolation_that_begins_meanwhile(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process may enter itself in the journal after that was found to have none."""
+    """Its process may enter itself in the journal after a search has read the journal."""
     before = contents(root)
     isolation = isolation_of(root)
     isolation.begin()
     changed = contents(root)
-    found = Journal(isolation.kernel, isolation.journal_path)  # as it was read: nothing in it
+    found = Journal(isolation.kernel, isolation.journal_path)  # as read before the process has entered itself
     monkeypatch.setattr(isolations, "stale_journals", lambda kernel: [found])
     assert undo(isolation.kernel) == {}
     assert contents(root) == changed

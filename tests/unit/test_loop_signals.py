@@ -127,7 +127,7 @@ def test_a_word_between_signals_of_an_object_is_copied_if_all_words_follow_each_
 
 
 def test_nothing_but_the_signals_is_read_of_foreign_memory() -> None:
-    """To read the register next to one may change a device."""
+    """Reading the next register may change a device."""
     fields = (800, "f4"), (808, "f8"), (824, "f8"), (812, "f4")
     assert sorted(pieces_of(*fields, memory=None)) == [(800, 4), (808, 8), (812, 4), (824, 8)]
     assert pieces_of((808, "f8"), (816, "f8"), (800, "f4"), memory=None) == [(808, 16), (800, 4)]

@@ -210,7 +210,7 @@ def test_a_test_with_other_parameters_is_run_by_its_function_and_judged_under_it
 
 
 def test_no_tests_are_not_all_tests(platforms: ModuleType, tmp_path: Path) -> None:
-    """An emulated system has no tests that run one at a time."""
+    """An emulated system has no tests to run one at a time."""
     chroot = platforms.Chroot("trixie")
     chroot.root = tmp_path
     for platform in platforms.PLATFORMS:

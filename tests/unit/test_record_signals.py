@@ -215,7 +215,7 @@ def test_a_hostile_block_is_refused_or_read_within_its_bounds() -> None:
 def test_signals_that_share_the_bytes_of_a_record_do_not_exhaust_the_memory_of_a_reader(
     ordinary: dict[str, Any],
 ) -> None:
-    """A thousand names of one number make a record of a reader hundreds of times as long as that of the loop."""
+    """A thousand signals at one address make a reader's record hundreds of times as long as the loop's."""
     names = [f"s{n}" for n in range(1024)]
     data = np.zeros((), np.dtype({"names": names, "formats": ["i8"] * 1024, "offsets": [0] * 1024}))
     for capacity, is_read in ((1000, True), (100_000, False)):

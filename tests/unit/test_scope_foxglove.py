@@ -47,7 +47,7 @@ def serve(loop: Any, serve_of: Callable[..., Program]) -> Callable[..., Program]
 
 
 class Fox:
-    """A client of Foxglove's protocol, which knows of the messages what the server offers."""
+    """A client of Foxglove's protocol that knows only the definitions of messages that the server offers."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -169,7 +169,7 @@ def test_signals_and_parameters(loop: Any, serve: Callable[..., Program]) -> Non
         run(check(program))
     code, printed = program.end()
     assert code == 0 and "Traceback" not in printed
-    assert "Error" not in printed, "a client that leaves without a word is no error"
+    assert "Error" not in printed, "a client that vanishes is not an error"
 
 
 def test_changes_only_if_allowed_and_the_next_run(loop: Any, serve: Callable[..., Program]) -> None:
@@ -222,7 +222,7 @@ def test_a_swap_to_a_step_with_other_signals(laws: ModuleType, ordinary: dict[st
         law.swap(make("other"))
         await fox.until(lambda message: fox.channels.get(topic, former)["id"] != former["id"])
         latter = fox.channels[topic]
-        assert latter["schemaName"] not in (former["schemaName"], ""), "clients keep what a name meant"
+        assert latter["schemaName"] not in (former["schemaName"], ""), "clients remember the definition of a name"
         await fox.subscribe(topic)
         await fox.until(lambda message: hasattr(records[-1][1], "other"))
         law.swap(make("angle"))
@@ -253,7 +253,7 @@ def test_all_loops_of_the_machine(scoped: ModuleType, ordinary: dict[str, Any], 
             assert [loop.parameters["gain"] for loop in (first, second)] == [7, 8]
             await fox.send("setParameters", parameters=[{"name": f"{second.name}.gain", "value": 99}], id="a")
             status = await fox.until(lambda message: message.get("op") == "status")
-            assert status["message"].startswith(f"{second.name}: gain=99"), "which of the loops has refused"
+            assert status["message"].startswith(f"{second.name}: gain=99"), "the refusal names the loop"
 
     with first:
         program = serve_of("--allow-set")

@@ -198,7 +198,7 @@ def test_preset_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_home_there_are_no_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a number that a container gives its user."""
+    """The user of a container may be a number without an entry in the user database."""
 
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -207,7 +207,7 @@ def test_without_a_home_there_are_no_presets(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Path, "home", no_home)
     presets = Presets(default_path())
     assert presets.of("motor") == {}
-    with pytest.raises(StateError, match="no home; start rtloop scope with --presets FILE"):
+    with pytest.raises(StateError, match="no home directory; start rtloop scope with --presets FILE"):
         presets.save("motor", "soft", {"kp": 1})
 
 

@@ -227,7 +227,7 @@ def test_an_exchange_outlives_its_creator_but_not_its_last_user(name: str, start
     assert Latest("i8", share=name).written == 0, "it is another one"
 
 
-def test_who_waits_for_a_creator_does_not_keep_it_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_creator_does_not_keep_it_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Ring("i8", 8, share=f"{name}/finished"):
         (finished,) = find_exchanges(f"{name}/finished").values()
     file, _ = create_file(name, finished.header.plan)

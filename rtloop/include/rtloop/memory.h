@@ -238,7 +238,7 @@ static inline int rt_memory_is_locked(void *address) {
   return errno == EINVAL ? 1 : -errno;
 }
 
-/* Test on a page whether rt_memory_is_locked() is 0 without a lock and, if this process may lock it, 1 with one;
+/* Test on a page whether rt_memory_is_locked() is 0 without a lock and, if this process may lock it, 1 with a lock;
  * qemu-user accepts MADV_COLD for any memory. The page may be locked afterwards. Returns 1 or 0. */
 static inline int rt_memory_page_tells_locked(void *p) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);

@@ -1,7 +1,7 @@
 /* Samples of a loop's signals: after a step, its fields are copied into a broadcast ring as one record.
  *
  * A record is the cycle's index, release and start, 8 bytes each, followed by pieces of memory without gaps and, at the
- * end, up to 7 unused bytes. A piece is a signal, or the words of 8 bytes that one or more signals are in. The pieces
+ * end, up to 7 unused bytes. A piece is a signal, or the words of 8 bytes that contain one or more signals. The pieces
  * are sorted by the largest word that divides their size, 8, 4, 2 or 1 bytes, largest first. So each word is aligned,
  * and the place of the n-th word of a size needs no table.
  *
@@ -143,8 +143,8 @@ static inline void rt_sampler_copy_start(const rt_sampling_t *s, char *place) {
   RT_SAMPLER_COPY(uint64_t, place + 16, &s->cycle.start);
 }
 
-/* Copy `left` words, 8 at a time and then the rest, and advance past them. `copy(i)` copies the i-th of these words,
- * which is at `to` + i * `to_bytes` in the record, and moves `from` on by `step`. */
+/* Copy `left` items (words, or pairs of them), 8 at a time and then the rest, and advance `to` and `from` past them, by
+ * `to_bytes` and `step` for each. `copy(i)` copies the i-th item after `to` and `from`. */
 #define RT_SAMPLER_REST(i, copy)                                                                                       \
   case (i) + 1:                                                                                                        \
     copy(i);                                                                                                           \

@@ -56,9 +56,9 @@ def restore(journal: Journal) -> list[Restored]:
 
 
 def restore_left(journal: Journal) -> list[Restored] | None:
-    """Do the same unless a process still runs that will undo it; then return None.
+    """Restore what a journal notes, unless a running process will do so; then return None.
 
-    The process that begins an isolation may have entered itself in the journal since that was read.
+    The process that begins an isolation may have entered itself in the journal after the journal was read.
 
     Raises
     ------

@@ -132,7 +132,7 @@ def _serve_foxglove(name: str | None, pid: int | None, host: str, port: int, can
 
     from rtloop.tools.scope.foxglove import FoxgloveBridge
 
-    # It reports each message that it could not send to a client that has left.
+    # This logger reports each message to a client that has left as an error.
     logging.getLogger("foxglove.websocket.connected_client").setLevel(logging.CRITICAL)
     with noted_signals() as noted:
         try:

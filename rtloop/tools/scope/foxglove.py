@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FoxgloveBridge"]
 
-#: Time between two reads of the samples, between two looks at the loops, and between two searches for further ones, s.
+#: Time between two reads of the samples, between two checks of the loops, and between two searches for more loops, s.
 _READ_S, _LOOK_S, _SEARCH_S = 0.02, 0.5, 2.0
 #: Messages that are kept for a slow client; the server drops the oldest beyond them.
 _BACKLOG = 20_000
@@ -33,7 +33,7 @@ _STATUS = "rtloop-set"
 
 
 class Types:
-    """Names of the types of messages. A client keeps what it has read of a name, so each definition has its own."""
+    """Names of message types. Clients remember the definition of a name, so each definition has a name of its own."""
 
     def __init__(self) -> None:
         self._definitions: dict[str, str] = {}
@@ -95,7 +95,7 @@ class ServedLoop:
     label : str
         Its name in topics and parameters: that of the loop, with the process if there are several.
     lost : int
-        Samples that were overwritten before they were read.
+        Samples of former steps that were overwritten before they were read.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ServedLoop:
             self.topic.log(self._packer.pack(records, times), times.tolist())
 
     def follow_swap(self) -> None:
-        """Go on with the signals and the parameters of the present step, if it has taken the place of another one."""
+        """Go on with the signals and parameters of the present step if there has been a swap."""
         count, cycle = self.loop.telemetry.swaps
         if count == self._swaps:
             return
@@ -148,7 +148,7 @@ class ServedLoop:
             return  # it has ended
         self.publish()  # the last samples of the former step
         self.lost += 0 if self._reader is None else self._reader.lost
-        with self._lock:  # other threads set parameters with it
+        with self._lock:  # threads of the server set parameters through it
             former, self.loop = self.loop, successor
         former.close()
         self._swaps = count
@@ -159,7 +159,7 @@ class ServedLoop:
             self._send(records)
 
     def tell_lost(self) -> None:
-        """Report samples that this program was too slow for, when there are twice as many as the last time."""
+        """Report samples that this program was too slow for, each time that their number has doubled."""
         lost = self.lost + (0 if self._reader is None else self._reader.lost)
         if lost > 2 * self._told:
             self._told = lost
@@ -186,13 +186,13 @@ class FoxgloveBridge:
     Parameters
     ----------
     name, pid : str or None, int or None
-        Only loops of this name, and of this process; else all loops of the machine.
+        Only loops of this name, and of this process; by default all loops of the machine.
     host, port : str, int
         Address to listen on; port 0 takes a free one.
     can_set : bool
-        Accept changes of parameters. The protocol has no password.
+        Accept changes of parameters. The protocol has no token.
     say : callable
-        Called with a sentence when a run begins or ends.
+        Called with each message for the user, for example when a run begins or ends.
 
     Raises
     ------
@@ -220,7 +220,7 @@ class FoxgloveBridge:
         self._context = foxglove.Context()
         found = self._find()
         if not found and (name, pid) != (None, None):
-            connect(name, pid).close()  # which says what is wrong
+            connect(name, pid).close()  # raises the reason
             found = self._find()
         listener: Any = self  # with the methods that the capabilities need
         self._server = foxglove.start_server(
@@ -242,7 +242,7 @@ class FoxgloveBridge:
         return int(self._server.port)
 
     def run(self, has_ended: Callable[[], bool]) -> None:
-        """Publish until `has_ended` returns True."""
+        """Publish until `has_ended()` is True."""
         looked = 0.0
         while not has_ended():
             if time.monotonic() - looked >= _LOOK_S:
@@ -296,7 +296,7 @@ class FoxgloveBridge:
             self._say(f"{label} runs in process {loop.pid}.")
 
     def _look(self) -> None:
-        """Publish changed parameters; notice swaps, the end of runs and the begin of others."""
+        """Publish changed parameters; follow swaps; notice runs that have ended and runs that have begun."""
         # The server is called without the lock, which its own threads take.
         changed = []
         for key, one in tuple(self._served.items()):
@@ -337,7 +337,7 @@ class FoxgloveBridge:
         return self._foxglove.Parameter(name, value=value, type=kind)
 
     def _parameters(self) -> dict[str, tuple[ServedLoop, str]]:
-        """Return the loops and their names of all parameters, by the names that clients see."""
+        """Return the loop of each parameter and its name there, by the name that clients see."""
         return {
             f"{one.label}.{name}": (one, name) for one in tuple(self._served.values()) for name in one.loop.parameters
         }

@@ -22,7 +22,7 @@ _MOST_BYTES = 4 << 20
 def default_path() -> Path | None:
     """Return the user's own file: ``rtloop/presets.json`` in ``$XDG_CONFIG_HOME``, by default in ``~/.config``.
 
-    None without a home: there is no ``HOME``, and this user has no entry in the user database.
+    None if there is no home directory: ``HOME`` is not set, and this user has no entry in the user database.
     """
     base = os.environ.get("XDG_CONFIG_HOME", "")
     try:
@@ -38,7 +38,7 @@ class Presets:
     Parameters
     ----------
     path : Path or None
-        The file; it and its folder are created by the first `save`. Without one there are no presets, and none can be
+        The file; it and its folder are created by the first `save`. If None, there are no presets, and none can be
         saved.
     """
 
@@ -65,7 +65,7 @@ class Presets:
         ConfigError
             If the name is empty, too long or not printable.
         StateError, OSError
-            As for `of`, and if there is no file, or it cannot be written.
+            As for `of`, and if `path` is None or the file cannot be written.
         """
         if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
             raise ConfigError(f"name={show(name)} must have 1 to {_LONGEST_NAME} printable characters")
@@ -100,7 +100,8 @@ class Presets:
         """Yield the content, and write it back: a reader finds the former file or the new one, never a part."""
         if self.path is None:
             raise StateError(
-                "presets cannot be saved: this user has no home; start rtloop scope with --presets FILE, or set HOME"
+                "presets cannot be saved: this user has no home directory; start rtloop scope with --presets FILE, or "
+                "set HOME"
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MessagePacker", "find_names"]
 
-#: Types of an .msg file by NumPy's names; half floats, which it does not have, become floats.
+#: Types of an .msg file by NumPy's names. Half floats, which .msg files do not have, become floats.
 _TYPES = {"b1": "bool", "f2": "float32", "f4": "float32", "f8": "float64"} | {
     f"{kind}{size}": f"{word}{8 * size}" for kind, word in (("i", "int"), ("u", "uint")) for size in (1, 2, 4, 8)
 }
 _COMPLEX = {"c8": ("Complex64", "float32"), "c16": ("Complex128", "float64")}
 #: The bytes before the content: CDR, little-endian.
 _REPRESENTATION = b"\x00\x01\x00\x00"
-#: std_msgs/Header with an empty frame: seconds, nanoseconds, and a text of one byte, its end.
+#: std_msgs/Header with an empty frame: seconds, nanoseconds, and a string of one byte, its end.
 _HEADER = {"sec": ("<i4", 0), "nanosec": ("<u4", 4), "frame_size": ("<u4", 8), "frame": ("u1", 12)}
 _HEADER_BYTES = 13
 #: Fields of every message before the signals. Absolute times in ns would be beyond what a double holds exactly.
@@ -39,8 +39,8 @@ _LINE = "=" * 80
 class MessagePacker:
     """Packs the samples of a loop into messages: a header with the time of the release, and the signals.
 
-    The encoding is CDR, and the type has the definition of an ``.msg`` file. An array of several dimensions becomes one
-    row after the other, a complex number a part with `real` and `imag`, and a half float a float.
+    The encoding is CDR, and the type is defined as in an ``.msg`` file. A multidimensional array becomes a list, row by
+    row, a complex number an object with `real` and `imag`, and a half float a float.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class MessagePacker:
         )
 
     def pack(self, records: NDArray[Any], times_ns: NDArray[np.int64]) -> Iterable[bytes]:
-        """Return the messages of samples, whose headers have these times (ns since 1970)."""
+        """Return a message for each sample, with these times in the headers (ns since 1970, shape of the samples)."""
         made = np.zeros(len(records), self._dtype)
         made["representation"] = np.void(_REPRESENTATION)
         made["sec"], made["nanosec"] = np.divmod(times_ns, 1_000_000_000)
@@ -121,8 +121,8 @@ class MessagePacker:
 def find_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
     """Return the names of fields that ROS 2 accepts, by the given ones: ``motorSpeed`` becomes ``motor_speed``.
 
-    They consist of small letters, digits and single underscores. A name that is accepted stays as it is. Names that
-    would become the same are numbered.
+    They consist of lower-case letters, digits and single underscores. An accepted name stays as it is. Names that would
+    become the same are numbered.
     """
     wanted = {name: _field_name(name) for name in names}
     used = set(taken) | {name for name, field in wanted.items() if name == field}
