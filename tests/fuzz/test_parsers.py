@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import rtloop
 from rtloop import units
 from rtloop.culprit import attribution, trace_text
+from rtloop.live import signal_set
 from rtloop.machine.latency import cyclictest
 from rtloop.memory import hugepage_supply
 from rtloop.settings import SETTING_KINDS
@@ -192,6 +193,42 @@ def test_what_a_block_says_of_its_loop_is_of_its_kinds_or_a_ValueError(text: byt
     for key in (*found.host, *(grant.name for grant in found.grants)):
         assert all(letter.isprintable() or letter in "\n\N{REPLACEMENT CHARACTER}" for letter in key), key
     repr(found)
+
+
+SIGNAL = st.fixed_dictionaries(
+    {
+        "name": st.one_of(st.sampled_from(["a", "b", "c", "cycle", "x y"]), JSON),
+        "type": st.one_of(st.sampled_from(["f8", "?", "b1", "c16", "u1", "O", "V9"]), JSON),
+        "shape": st.one_of(st.just([]), st.lists(st.integers(-1, 9000), max_size=9), JSON),
+        "unit": st.one_of(st.just("rad"), JSON),
+        "low": st.one_of(st.none(), st.integers(), st.floats(), JSON),
+        "high": st.one_of(st.none(), st.integers(), st.floats(), JSON),
+    }
+)
+SIGNALS = st.fixed_dictionaries(
+    {
+        "signals": st.one_of(st.lists(SIGNAL, max_size=3), JSON),
+        "places": st.one_of(st.lists(st.one_of(st.integers(-8, 99), st.integers(), JSON), max_size=3), JSON),
+    }
+)
+
+
+@fuzz
+@hypothesis.given(
+    st.one_of(st.binary(), st.one_of(JSON, SIGNALS).map(lambda value: json.dumps(value).encode())),
+    st.sampled_from([0, 8, 24, 32, 64, 65536]),
+)
+@hypothesis.example(b'{"signals": [{"name": "a", "type": "f8", "shape": [], "unit": "", "low": null, "high": null}], '
+                    b'"places": [24]}', 32)  # fmt: skip
+def test_what_a_block_says_of_its_signals_is_within_a_record_or_a_ValueError(text: bytes, record_bytes: int) -> None:
+    try:
+        layout = signal_set.parse_layout(text, record_bytes)
+    except ValueError:
+        return
+    fields: Any = layout.stored.fields
+    assert layout.stored.itemsize == record_bytes and layout.dtype.names == layout.stored.names == tuple(fields)
+    assert all(0 <= fields[name][1] <= record_bytes - fields[name][0].itemsize for name in fields)
+    assert layout.dtype.itemsize <= 24 + 8192
 
 
 TRACE = texts(

@@ -146,6 +146,32 @@ def test_as_many_signals_as_words_of_a_record_fit_wherever_they_are() -> None:
     assert pieces_of(*fields[:513], memory=(0, 1 << 20)) == [(8000 + 16 * n, 8) for n in range(513)]
 
 
+def test_whatever_signals_there_are_each_is_in_its_place_and_no_foreign_byte_is_copied() -> None:
+    """Signals of any type at any address, some of them in the same bytes, of objects and of foreign memory."""
+    chance = random.Random(5)
+    for _ in range(300):
+        begin, most = chance.randrange(4000, 4200), chance.choice([40, 200, 2000])
+        objects: list[Memory] = [(begin, begin + most), (begin + most, begin + most + 77), None]
+        signals, addresses, memory = [], [], []
+        for i in range(chance.choice([1, 3, 20, 100])):
+            one = Signal(f"s{i}", np.dtype(chance.choice(["b1", "i2", "f4", "f8", "c16"])), chance.choice([(), (3,)]))
+            within = chance.choice(objects)
+            low, high = within or (9000, 9000 + most + 77)
+            if one.size <= high - low:
+                signals.append(one)
+                addresses.append(chance.randrange(low, high - one.size + 1))
+                memory.append(within)
+        pieces = find_pieces(signals, addresses, memory)
+        words = [piece.word for piece in pieces]
+        assert words == sorted(words, reverse=True) and sum(piece.words for piece in pieces) <= 1024
+        copied = [address for piece in pieces for address in range(piece.begin, piece.end)]
+        asked = [range(first, first + one.size) for one, first in zip(signals, addresses, strict=True)]
+        for expected, place in zip(asked, place_signals(pieces, addresses), strict=True):
+            assert copied[place - 24 : place - 24 + len(expected)] == [*expected]
+        extra = set(copied).difference(*asked)
+        assert all(begin <= address < begin + most + 77 for address in extra), "of the two objects"
+
+
 def test_readers_are_independent_and_count_what_they_came_too_late_for(signalled: ModuleType) -> None:
     loop = signalled.Counting("1ms", signals_capacity=100)
     first, late = loop.signals.reader(), loop.signals.reader()
