@@ -7,7 +7,11 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
     enum:
         RT_GUARD_KINDS
         RT_HISTOGRAM_BINS
-        RT_HISTOGRAMS
+        RT_LATENCY
+        RT_EXECUTION
+        RT_RESPONSE
+        RT_INTERVAL
+        RT_WAITING
         RT_BANK_BYTES "sizeof(rt_bank_t)"  # its last field has no size in Cython
 
     ctypedef struct rt_histogram_t:
@@ -16,7 +20,6 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         int64_t sum
         uint64_t squares_low
         uint64_t squares_high
-        uint64_t counts[]
 
     ctypedef struct rt_usage_t:
         int64_t minor_faults
@@ -72,6 +75,7 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         rt_bank_t banks[2]
 
     uint64_t rt_telemetry_bytes(uint64_t capacity, uint64_t text)
+    void rt_histogram_counts(const rt_histogram_t *h, uint64_t *counts)
     void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep, uint64_t text)
     int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t size)
     uint64_t rt_telemetry_count_device_cycle(rt_telemetry_t *t, uint64_t number)

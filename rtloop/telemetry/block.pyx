@@ -9,8 +9,11 @@ from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed
 from rtloop.headers.memory cimport rt_memory_map, rt_memory_map_sealed, rt_memory_prefault
 from rtloop.headers.telemetry cimport (
     RT_BANK_BYTES,
+    RT_EXECUTION,
     RT_HISTOGRAM_BINS,
-    RT_HISTOGRAMS,
+    RT_INTERVAL,
+    RT_LATENCY,
+    RT_RESPONSE,
     RT_TELEMETRY_VERSION,
     RT_VIEW_HEADER,
     RT_VIEW_MAGIC,
@@ -20,9 +23,11 @@ from rtloop.headers.telemetry cimport (
     RT_VIEW_TEXT,
     RT_VIEW_TOTAL,
     RT_VIEW_VERSION,
+    RT_WAITING,
     rt_bank_clear,
     rt_bank_t,
     rt_counters_t,
+    rt_histogram_counts,
     rt_histogram_t,
     rt_record_t,
     rt_telemetry_bytes,
@@ -124,7 +129,8 @@ cdef class TelemetryReader:
             counters = dict(bank.counters)
             counters["usage"] = self._usage_since_begin(&bank.counters)
             _order_steps(counters)
-            histograms = [_histogram(&bank.histograms[i]) for i in range(RT_HISTOGRAMS)]
+            histograms = [_histogram(&bank.histograms[which])
+                          for which in (RT_LATENCY, RT_EXECUTION, RT_RESPONSE, RT_INTERVAL, RT_WAITING)]
             most = UINT64_MAX if records is True else int(records)
             return Snapshot(counters, tuple(histograms), self._records(bank.counters.first_record, written, most))
         finally:
@@ -269,7 +275,7 @@ cdef class TelemetryBlock(TelemetryReader):
 cdef object _histogram(const rt_histogram_t *h):
     counts = np.empty(RT_HISTOGRAM_BINS, np.uint64)
     cdef size_t address = counts.ctypes.data
-    memcpy(<void *>address, h.counts, RT_HISTOGRAM_BINS * sizeof(uint64_t))
+    rt_histogram_counts(h, <uint64_t *>address)
     counts.flags.writeable = False
     is_empty = h.min > h.max
     squares = <object>h.squares_high << 64 | <object>h.squares_low

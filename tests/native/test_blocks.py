@@ -14,18 +14,16 @@ PROGRAMS = {
         {"BROKEN_OCTAVE": MEMORY, "BROKEN_COUNT": MEMORY, "BROKEN_RANGE": MEMORY, "BROKEN_STORE": THREADS},
         {
             "one too many is within": Mutation("histogram.h", " < h->span;", " <= h->span;"),
-            "a short one has another bin": Mutation("histogram.h", "&h->counts[value], 1", "&h->counts[value + 1], 1"),
-            "a short one is not added": Mutation(
-                "histogram.h", "1);\n    rt_histogram_add_any(h, value);\n    return;", "1);\n    return;"
+            "negative ones are within": Mutation("histogram.h", "h->min > 0 ? h->min : 0", "h->min"),
+            "0 has the counter of 1": Mutation("histogram.h", "bits - before : 0", "bits - before : 1"),
+            "a short one has another bin": Mutation(
+                "histogram.h", ">> (octaves - octave)", ">> (octaves - 1 - octave)"
             ),
-            "a new short one is no minimum": Mutation(
-                "histogram.h", " && value >= h->min && value >= 0", " && value >= 0"
+            "a bin has one counter": Mutation("histogram.h", "_counter(i)] += h->counts", "_counter(i)] = h->counts"),
+            "all are within": Mutation("histogram.h", "(uint64_t)h->max >> RT_HISTOGRAM_SQUARE_BITS == 0", "1"),
+            "beyond the end is within": Mutation(
+                "histogram.h", "(uint64_t)h->max >> RT_HISTOGRAM_SQUARE_BITS == 0", "h->max >= 0"
             ),
-            "short ones are like all others": Mutation(
-                "histogram.h", "h->min > RT_HISTOGRAM_LOW ? h->min : RT_HISTOGRAM_LOW", "h->min"
-            ),
-            "all are within": Mutation("histogram.h", "h->max >= low &&", ""),
-            "beyond the end is within": Mutation("histogram.h", " && h->max >> RT_HISTOGRAM_SQUARE_BITS == 0", ""),
             "a large one loses the upper half of its square": Mutation(
                 "histogram.h", "h->squares_high + (uint64_t)(square >> 64)", "h->squares_high"
             ),
@@ -267,10 +265,56 @@ PROGRAMS = {
         {
             "no interval": Mutation(
                 "telemetry.h",
-                "  rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);\n  t->previous_start",
-                "  t->previous_start",
+                "rt_histogram_record(&bank->histograms[RT_INTERVAL], record.start - t->previous_start);",
+                "(void)0;",
             ),
-            "an interval from long ago": Mutation("telemetry.h", "  t->previous_start = record.start;\n  rt_", "  rt_"),
+            "an interval from long ago": Mutation(
+                "telemetry.h",
+                "  t->previous_start = record.start;\n  rt_add_relaxed(&t->written, 1);",
+                "  rt_add_relaxed(&t->written, 1);",
+            ),
+            "plain cycles never fold": Mutation(
+                "telemetry.h", "  if (RT_UNLIKELY(p->left < 0)) rt_bank_fold(bank);\n", ""
+            ),
+            "plain cycles fold late": Mutation("telemetry.h", "UINT64_MAX >> 2 * bits", "UINT64_MAX >> (2 * bits - 1)"),
+            "every plain cycle folds": Mutation("telemetry.h", "  p->left -= 1;\n", "  p->left = -1;\n"),
+            "greater values are added up as often": Mutation(
+                "telemetry.h", "if (cycles == p->cycles)", "if (p->cycles)"
+            ),
+            "greater values do not fold": Mutation(
+                "telemetry.h", "(&p->cycles, cycles);\n  rt_bank_fold(bank);", "(&p->cycles, cycles);"
+            ),
+            "the interval alone is great": Mutation("telemetry.h", "greatest |=", "greatest ="),
+            "greater values are within": Mutation("telemetry.h", "h->max > INT32_MAX ? INT32_MAX : h->max", "h->max"),
+            "values are rounded up": Mutation(
+                "telemetry.h", "_mm_andnot_si128(_mm_srli_epi32(all, RT_HISTOGRAM_SUB_BITS + 1), all)", "all"
+            ),
+            "0 has no counter": Mutation("telemetry.h", "_mm_subs_epu16", "_mm_sub_epi16"),
+            "one above the maximum is within": Mutation(
+                "telemetry.h", "INT32_MAX - 1 - (most - least)", "INT32_MAX - 2 - (most - least)"
+            ),
+            "one below the minimum is within": Mutation(
+                "telemetry.h", "INT32_MAX + (uint32_t)least", "INT32_MAX - 1 + (uint32_t)least"
+            ),
+            "no new minimum": Mutation(
+                "telemetry.h", "    if (values[i] < h->min) rt_store_relaxed(&h->min, values[i]);\n", ""
+            ),
+            "no new maximum": Mutation(
+                "telemetry.h", "    if (values[i] > h->max) rt_store_relaxed(&h->max, values[i]);\n", ""
+            ),
+            "a cleared bank has limits": Mutation("telemetry.h", "rt_store_relaxed(&plain[i], UINT64_C(0));", ";"),
+            "a reader does not fold": Mutation("telemetry.h", "      rt_bank_fold(to);\n", ""),
+            "a fold keeps the squares": Mutation(
+                "telemetry.h", "    rt_store_relaxed(&p->squares[i], UINT64_C(0));\n", ""
+            ),
+            "a fold keeps the sums": Mutation("telemetry.h", "    rt_store_relaxed(&p->sums[i], (int64_t)0);\n", ""),
+            "squares are those of two others": Mutation(
+                "telemetry.h", "_mm_mul_epu32(second, second)", "_mm_mul_epu32(first, second)"
+            ),
+            "sums are those of two others": Mutation(
+                "telemetry.h", "_mm_add_epi64(sums[1], second)", "_mm_add_epi64(sums[1], first)"
+            ),
+            "counters are exchanged": Mutation("telemetry.h", "_epi16(at, 5)", "_epi16(at, 3)"),
             "no late ones": Mutation("telemetry.h", "(is_late != 0)", "0 * is_late"),
             "loses the oldest record": Mutation(
                 "telemetry.h", "written + !rt_seqlock_read_valid(&t->lock, begin)", "written + 1"
@@ -310,7 +354,7 @@ PROGRAMS = {
             "misses intervals": Mutation(
                 "telemetry_view.h", "i != RT_WAITING && left > 1 + bank->counters.clock_steps", "0"
             ),
-            "any maximum": Mutation("telemetry_view.h", "h->counts[rt_histogram_bin(h->max)] == 0", "0"),
+            "any maximum": Mutation("telemetry_view.h", "h->counts[rt_histogram_counter(h->max)] == 0", "0"),
             "empty and yet not": Mutation("telemetry_view.h", "left != cycles - warmup", "0"),
         },
     ),

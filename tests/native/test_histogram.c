@@ -68,11 +68,30 @@ static void test_out_of_range(void) {
   CHECK(rt_histogram_bin(-1) == 0);
 }
 
+/* Counters never fall as values rise either, and all of them belong to a bin: those of values to the value's. */
+static void test_counters(void) {
+  uint32_t before = 0;
+  CHECK(rt_histogram_bin_of_counter(0) == 0);
+  CHECK(rt_histogram_bin_of_counter(RT_HISTOGRAM_COUNTERS - 1) == RT_HISTOGRAM_OVERFLOW);
+  for (uint32_t i = 1; i < RT_HISTOGRAM_COUNTERS; i++) {
+    const uint32_t bin = rt_histogram_bin_of_counter(i);
+    CHECK(bin == before || bin == before + 1);
+    before = bin;
+  }
+  uint32_t last = 0;
+  for (int64_t value = 1; value < 100000; value++) {
+    const uint32_t counter = rt_histogram_counter(value);
+    CHECK(counter > last || (value >= 256 && counter == last));
+    CHECK(rt_histogram_bin_of_counter(counter) == rt_histogram_bin(value));
+    last = counter;
+  }
+}
+
 static rt_histogram_t histogram;
 
 static uint64_t total(const rt_histogram_t *h) {
   uint64_t sum = 0;
-  for (uint32_t i = 0; i < RT_HISTOGRAM_BINS; i++) sum += h->counts[i];
+  for (uint32_t i = 0; i < RT_HISTOGRAM_COUNTERS; i++) sum += h->counts[i];
   return sum;
 }
 
@@ -92,8 +111,8 @@ static void test_record(void) {
   CHECK(histogram.max == END);
   CHECK(histogram.sum == 2 * 1000 - 5 + END);
   CHECK(histogram.counts[0] == 1);
-  CHECK(histogram.counts[RT_HISTOGRAM_OVERFLOW] == 1);
-  CHECK(histogram.counts[rt_histogram_bin(1000)] == 2);
+  CHECK(histogram.counts[RT_HISTOGRAM_COUNTERS - 1] == 1);
+  CHECK(histogram.counts[rt_histogram_counter(1000)] == 2);
   CHECK(total(&histogram) == 4);
 
   /* The sum wraps like the 64-bit number it is; it is not an undefined overflow. */
@@ -101,7 +120,27 @@ static void test_record(void) {
   volatile int64_t most = INT64_MAX; /* a compiler that knows the value warns of an impossible path */
   for (int i = 0; i < 3; i++) rt_histogram_record(&histogram, most);
   CHECK(histogram.sum == (int64_t)(UINT64_C(3) * INT64_MAX));
-  CHECK(histogram.counts[RT_HISTOGRAM_OVERFLOW] == 3);
+  CHECK(histogram.counts[RT_HISTOGRAM_COUNTERS - 1] == 3);
+}
+
+/* A reader finds every value in its bin, and no value is lost, whatever the counters hold. */
+static void test_counts(void) {
+  static uint64_t counts[RT_HISTOGRAM_BINS], expected[RT_HISTOGRAM_BINS];
+  uint64_t state = 5, sum = 0;
+  rt_histogram_clear(&histogram);
+  memset(expected, 0, sizeof expected);
+  for (int i = 0; i < 20000; i++) {
+    const int64_t value = i < 600 ? i / 2 - 3 : (int64_t)(check_random(&state) >> (22 + i % 42));
+    rt_histogram_record(&histogram, value);
+    expected[rt_histogram_bin(value)] += 1;
+  }
+  memset(counts, 0xA5, sizeof counts);
+  rt_histogram_counts(&histogram, counts);
+  CHECK(memcmp(counts, expected, sizeof counts) == 0);
+  for (uint32_t i = 0; i < RT_HISTOGRAM_COUNTERS; i++) histogram.counts[i] = 1;
+  rt_histogram_counts(&histogram, counts);
+  for (uint32_t i = 0; i < RT_HISTOGRAM_BINS; i++) sum += counts[i];
+  CHECK(sum == RT_HISTOGRAM_COUNTERS);
 }
 
 /* Squares below 2^64 whose sum is not: the carry goes into the upper half. */
@@ -125,11 +164,11 @@ static void test_limits(void) {
     rt_histogram_clear(&histogram);
     for (int i = 0; i < 40; i++) {
       int64_t value = (int64_t)(check_random(&state) >> (20 + check_random(&state) % 44));
-      if (round % 3 == 0 && i % 7 == 3) value = -value;
-      const uint32_t bin = rt_histogram_bin(value);
-      const uint64_t before = histogram.counts[bin];
+      if (round % 3 == 0 && i % 7 == round % 5) value = -value;
+      const uint32_t counter = rt_histogram_counter(value);
+      const uint64_t before = histogram.counts[counter];
       rt_histogram_record(&histogram, value);
-      CHECK(histogram.counts[bin] == before + 1);
+      CHECK(histogram.counts[counter] == before + 1);
       min = value < min ? value : min;
       max = value > max ? value : max;
       sum += (uint64_t)value;
@@ -158,7 +197,7 @@ static void test_reader(void) {
   uint64_t before = 0;
   do {
     uint64_t now = 0;
-    for (uint32_t i = 0; i < RT_HISTOGRAM_BINS; i++) now += rt_load_relaxed(&histogram.counts[i]);
+    for (uint32_t i = 0; i < RT_HISTOGRAM_COUNTERS; i++) now += rt_load_relaxed(&histogram.counts[i]);
     CHECK(now >= before && now <= RECORDS);
     CHECK(rt_load_relaxed(&histogram.max) < INT64_C(1) << 24);
     before = now;
@@ -171,7 +210,9 @@ int main(void) {
   test_edges();
   test_order();
   test_out_of_range();
+  test_counters();
   test_record();
+  test_counts();
   test_squares();
   test_limits();
   test_reader();

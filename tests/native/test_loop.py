@@ -82,7 +82,15 @@ PROGRAMS = {
                 "s->missed = rt_schedule_periods(s, late);",
                 "rt_schedule_move(s, 0, rt_schedule_periods(s, late));",
             ),
-            "a shift waits for an overrun": Mutation("schedule.h", "  s->is_unsettled = RT_UNSETTLED;\n", ""),
+            "a shift waits for an overrun": Mutation("schedule.h", "  rt_schedule_enter(s, RT_UNSETTLED);\n", ""),
+            "a long period is plain": Mutation(
+                "schedule.h", "s->period > RT_PLAIN_PERIOD_NS ? RT_UNSETTLED : state", "state"
+            ),
+            "an end before the release is plain": Mutation(
+                "schedule.h",
+                "(uint64_t)end - (uint64_t)release < s->plain_ns",
+                "end - release < (int64_t)s->plain_ns",
+            ),
             "what an overrun left stays": Mutation("schedule.h", " || end > s->release ? RT_UN", " ? RT_UN"),
             "what a shift left stays": Mutation(
                 "schedule.h", "s->shift != 0 || end > s->release ?", "end > s->release ?"
@@ -128,7 +136,7 @@ PROGRAMS = {
             ),
             "the usage begins never": Mutation("loop_cycle.h", "cycle->index + 1 == loop->limits.warmup", "0"),
             "the first cycle is a plain one": Mutation(
-                "loop_state.h", "  loop->schedule.is_unsettled = RT_UNSETTLED;\n}", "}"
+                "loop_state.h", "  rt_schedule_enter(&loop->schedule, RT_UNSETTLED);\n}", "}"
             ),
             "the mode stays": Mutation("simulate.h", "rt_thread_set_float_control(control_)", "(void)control_"),
             "runs on after a failed model": Mutation(
@@ -175,8 +183,11 @@ PROGRAMS = {
             "always sleeps": Mutation(
                 "loop_wait.h", "if (target <= now) break;", "if (rc <= 0 && target <= now) break;"
             ),
+            "an early start is plain": Mutation(
+                "loop_cycle.h", "        rt_loop_check_own_wait(loop, now, release);\n", ""
+            ),
             "no slices": Mutation(
-                "loop_wait.h", "(uint64_t)release - (uint64_t)*now - 1 < (uint64_t)RT_SLICE_NS", "release > *now"
+                "loop_cycle.h", " || loop->trial.is_on || rt_loop_is_far(loop)", " || loop->trial.is_on"
             ),
             "the margin is not used": Mutation(
                 "loop_cycle.h", "loop->has_own_wait || loop->spin.margin", "loop->has_own_wait"
@@ -186,16 +197,16 @@ PROGRAMS = {
             ),
             "late ones are not counted": Mutation("loop_wait.h", "    rt_loop_note_late(loop, *now, release);\n", ""),
             "late ones that end on time are plain": Mutation(
-                "loop_wait.h", "  if (loop->is_late) loop->schedule.is_unsettled = RT_UNSETTLED;\n", ""
+                "loop_wait.h", "  if (loop->is_late) rt_schedule_enter(&loop->schedule, RT_UNSETTLED);\n", ""
             ),
             "once late, always late": Mutation("loop_cycle.h", "is_warmup);\n  loop->is_late = 0;\n", "is_warmup);\n"),
             "a reset keeps the bank": Mutation(
                 "loop_state.h",
-                "  loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  loop->sch",
-                "  if (!loop->bank) loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  loop->sch",
+                "  loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  rt_sch",
+                "  if (!loop->bank) loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  rt_sch",
             ),
             "an interval with the run before": Mutation(
-                "loop_state.h", "  loop->schedule.is_unsettled = RT_UNSETTLED;\n}", "}"
+                "loop_state.h", "  rt_schedule_enter(&loop->schedule, RT_UNSETTLED);\n}", "}"
             ),
             "an interval with the warm-up": Mutation(
                 "loop_cycle.h",

@@ -224,12 +224,29 @@ static void follows_a_clock(void) {
   CHECK(rt_schedule_follow(&s, 1) == 1000 && rt_schedule_follow(&s, -1) == 0 && rt_schedule_follow(&s, -1999) == -1000);
 }
 
+/* The times of a plain cycle differ by less than 2^31 ns, so no cycle of a longer period is plain. */
+static void a_long_period_is_never_plain(void) {
+  for (int64_t den = 1; den <= 3; den += 2) {
+    for (int is_longer = 0; is_longer < 2; is_longer++) {
+      rt_schedule_t s = schedule_of(5000, den * (RT_PLAIN_PERIOD_NS + is_longer), den, RT_OVERRUN_SKIP);
+      if (den == 1) rt_schedule_set_period(&s, s.period, 0, 0);
+      for (int i = 0; i < 3; i++) {
+        const int64_t end = s.release + 10;
+        CHECK((rt_schedule_is_plain(&s, s.release, end) || rt_schedule_is_carried(&s, end)) == !is_longer);
+        CHECK(rt_schedule_next(&s, end) == 0 && s.missed == 0);
+        CHECK(s.release == 5000 + (i + 1) * (RT_PLAIN_PERIOD_NS + is_longer));
+      }
+      CHECK(!rt_schedule_is_plain(&s, s.release, s.release - 1) && !rt_schedule_is_carried(&s, s.release - 1));
+    }
+  }
+}
+
 static void rounds_settings(void) {
   rt_schedule_t s = schedule_of(0, 10000000, 441, RT_OVERRUN_SKIP);
   CHECK(s.period == 22675 && rt_schedule_nominal(&s) == 22676);
   CHECK(rt_schedule_exact(&s) > 22675.7369 && rt_schedule_exact(&s) < 22675.737);
   s = schedule_of(0, 1000, 1, RT_OVERRUN_SKIP); /* of a settable clock: a whole number that is carried */
-  CHECK(rt_schedule_nominal(&s) == 1000 && s.is_unsettled == RT_CARRIED);
+  CHECK(rt_schedule_nominal(&s) == 1000 && s.state == RT_CARRIED);
   rt_schedule_carry(&s);
   CHECK(s.release == 1000 && rt_schedule_shift(&s, -999) == -ERANGE && rt_schedule_shift(&s, -998) == 0);
 }
@@ -255,6 +272,7 @@ int main(void) {
   shifts();
   shifts_far();
   rounds_settings();
+  a_long_period_is_never_plain();
   follows_a_clock();
   skips_to_the_first_release();
   never_drifts();

@@ -45,7 +45,7 @@ static void make(rt_simulation_t *s, int number) {
   rt_telemetry_init(telemetry, KEEP, KEEP, 0);
   probe->number = number;
   probe->loop.telemetry = telemetry;
-  probe->loop.schedule.period = PERIOD;
+  rt_schedule_set_period(&probe->loop.schedule, PERIOD, 0, 0);
   probe->loop.limits.max_cycles = UINT64_MAX;
   probe->loop.limits.max_duration = INT64_MAX;
   (void)make_ring(&probe->sampler, &probe->signal, 1, 1, 4);
@@ -99,11 +99,16 @@ static void warms_up(void) {
   s.loop->limits.warmup = 2;
   s.loop->limits.max_cycles = 5;
   CHECK(run(&s, 1) == 0);
-  const rt_bank_t *bank = &s.loop->telemetry->banks[0];
+  rt_bank_t *bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
+  uint64_t written;
+  CHECK(bank != NULL);
+  rt_bank_clear(bank);
+  CHECK(rt_telemetry_snapshot(s.loop->telemetry, bank, &written, 1) == 0);
   CHECK(bank->counters.cycles == 5 && bank->counters.warmup == 2 && s.loop->telemetry->written == 5);
   CHECK(bank->histograms[RT_EXECUTION].sum == 3 * 700 && bank->histograms[RT_RESPONSE].sum == 3 * 700);
   CHECK(bank->histograms[RT_INTERVAL].sum == 2 * PERIOD);
   CHECK(bank->counters.usage_begin.minor_faults > 0); /* this process's, when the warm-up was over */
+  free(bank);
   unmake(&s);
 }
 

@@ -141,13 +141,63 @@ static int run(uint64_t cycles) {
 
 static int64_t wait_for(int64_t release, int *rc) {
   int64_t now = rt_clock_now(loop.clock);
-  if (loop.spin.margin) {
+  if (loop.spin.margin || release - now > RT_SLICE_NS) {
     now = rt_loop_wait_slow(&loop, now, release, 1);
   } else {
     CHECK(rt_loop_wait(&loop, &now, release) == (now >= 0));
   }
   *rc = now < 0 ? (int)now : 0;
   return now;
+}
+
+static struct {
+  rt_histogram_t latency, interval;
+  int64_t start;
+} noted;
+
+enum { SHORT_WAITS = 513 };
+
+/* Wait for 20 releases, with latencies from 0 to nearly a period; then return at once, and in the end wait again. */
+static int hasty_wait(void *self, int64_t release) {
+  (void)self;
+  user.waits++;
+  if (user.waits <= 20 || user.waits > 20 + SHORT_WAITS)
+    clock_.now = release + (user.waits % 2 ? 0 : loop.schedule.period - 2 * clock_.read_ns);
+  return 0;
+}
+
+static int note(void *self, const rt_cycle_t *cycle) {
+  (void)self;
+  rt_histogram_record(&noted.latency, cycle->start - cycle->release);
+  if (cycle->index) rt_histogram_record(&noted.interval, cycle->start - noted.start);
+  noted.start = cycle->start;
+  return RT_CONTINUE;
+}
+
+static void check_equal(const rt_histogram_t *found, const rt_histogram_t *expected) {
+  CHECK(found->min == expected->min && found->max == expected->max && found->sum == expected->sum);
+  CHECK(found->squares_low == expected->squares_low && found->squares_high == expected->squares_high);
+  CHECK(memcmp(found->counts, expected->counts, sizeof found->counts) == 0);
+}
+
+/* A wait() of the loop's own may return at any time, even 2^32 ns before the release: what is recorded is exact. */
+static void counts_cycles_before_their_release(void) {
+  static rt_bank_t bank;
+  uint64_t written;
+  begin();
+  rt_histogram_clear(&noted.latency);
+  rt_histogram_clear(&noted.interval);
+  clock_.read_ns = 100;
+  loop.has_own_wait = 1;
+  loop.schedule.period = 1 << 23;
+  loop.limits.max_cycles = 20 + SHORT_WAITS + 20;
+  rt_loop_start(&loop, START);
+  CHECK(rt_loop_run_cycles(&loop, NULL, note, overrun, hasty_wait) == RT_END_NORMAL);
+  CHECK(noted.latency.min < -INT64_C(4200000000) && noted.interval.max > INT64_C(1) << 32);
+  rt_bank_clear(&bank);
+  CHECK(rt_telemetry_snapshot(loop.telemetry, &bank, &written, 1) == 0);
+  check_equal(&bank.histograms[RT_LATENCY], &noted.latency);
+  check_equal(&bank.histograms[RT_INTERVAL], &noted.interval);
 }
 
 static void sleeps_once_until_the_release(void) {
@@ -174,6 +224,13 @@ static void sleeps_again_after_a_signal(void) {
   CHECK(wait_for(START + 700000, &rc) == START + 800000 && rc == 0);
   CHECK(clock_.sleeps == 1);
 
+  begin();
+  rt_spin_fixed(&loop.spin, 1000);
+  clock_.interrupts = 1;
+  clock_.interrupt_after = 800000;
+  CHECK(wait_for(START + 700000, &rc) == START + 800000 && rc == 0);
+  CHECK(clock_.sleeps == 1);
+
   for (int has_own_wait = 0; has_own_wait < 2; has_own_wait++) {
     begin();
     loop.has_own_wait = has_own_wait;
@@ -193,7 +250,7 @@ static void fails_with_any_other_error(void) {
     clock_.error = errors[i];
     int rc;
     wait_for(START + 700000, &rc);
-    CHECK(rc == -errors[i] && clock_.sleeps == 1);
+    CHECK(rc == -errors[i] && clock_.sleeps == 2);
 
     begin();
     clock_.error = errors[i];
@@ -253,6 +310,18 @@ static void a_long_sleep_is_taken_in_slices(void) {
   CHECK(wait_for(release, &rc) == release && rc == 0);
   CHECK(clock_.sleeps == 11 && clock_.until[10] == release);
   for (int i = 0; i < 10; i++) CHECK(clock_.until[i] == START + (i + 1) * RT_SLICE_NS);
+
+  begin();
+  loop.schedule.period = 10 * RT_SLICE_NS + 123;
+  CHECK(run(3) == RT_END_NORMAL);
+  CHECK(clock_.sleeps == 1 + 2 * 11); /* the first release is a millisecond away */
+
+  begin();
+  rt_loop_start(&loop, START);
+  CHECK(rt_schedule_shift(&loop.schedule, 3 * RT_SLICE_NS) == 0);
+  loop.limits.max_cycles = 4;
+  CHECK(rt_loop_run_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
+  CHECK(clock_.sleeps == 1 + 4 + 1 + 1);
 }
 
 static void stop_in_sleep(void) {
@@ -287,7 +356,7 @@ static void learns_to_wake_early_enough(void) {
   CHECK(user.steps == 1500 && user.early == 0);
   const rt_histogram_t *latency = &loop.telemetry->banks[0].histograms[RT_LATENCY];
   int64_t late = 0;
-  for (uint32_t bin = rt_histogram_bin(200); bin < RT_HISTOGRAM_BINS; bin++) late += (int64_t)latency->counts[bin];
+  for (uint32_t i = rt_histogram_counter(200); i < RT_HISTOGRAM_COUNTERS; i++) late += (int64_t)latency->counts[i];
   CHECK(late <= 2); /* the two that revealed the greater load */
 }
 
@@ -315,7 +384,7 @@ static void resets_lose_nothing(void) {
 static uint64_t counted(int which, int histogram) {
   const rt_histogram_t *h = &loop.telemetry->banks[which].histograms[histogram];
   uint64_t sum = 0;
-  for (uint32_t bin = 0; bin < RT_HISTOGRAM_BINS; bin++) sum += h->counts[bin];
+  for (uint32_t i = 0; i < RT_HISTOGRAM_COUNTERS; i++) sum += h->counts[i];
   return sum;
 }
 
@@ -350,5 +419,6 @@ int main(void) {
   learns_to_wake_early_enough();
   resets_lose_nothing();
   statistics_begin_anew();
+  counts_cycles_before_their_release();
   return CHECK_DONE();
 }

@@ -101,7 +101,7 @@ def test_a_running_loops_block_cannot_be_truncated(genuine: bytes) -> None:
 
 DAMAGE = {
     "magic": ({"magic": 0}, "does not begin"),
-    "older version": ({"version": 1}, "version 1, and this rtloop reads version 6"),
+    "older version": ({"version": 1}, "version 1, and this rtloop reads version 7"),
     "newer version": ({"version": 77}, "version 77"),
     "header": ({"header_bytes": 64}, "header"),
     "total": ({"total_bytes": 1 << 60}, "add up"),

@@ -39,6 +39,15 @@
 #endif
 #endif
 
+/* Defined where every access to shared data has to be an atomic one that a sanitizer knows. */
+#if defined(__SANITIZE_THREAD__)
+#define RT_IS_RACE_CHECKED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define RT_IS_RACE_CHECKED 1
+#endif
+#endif
+
 /* rt_add_relaxed adds to a 64-bit datum and rt_add32_relaxed to a 32-bit one that only this thread writes. On x86-64
  * that is one instruction without a lock prefix, where compilers make three of an atomic load and an atomic store. A
  * sanitizer has to see the load and the store. */

@@ -63,10 +63,10 @@ static __attribute__((noinline, unused)) int64_t rt_clock_best_offset(rt_clock_r
 static inline int rt_clock_nanosleep(clockid_t clock, const struct timespec *time) {
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED) && !defined(clock_nanosleep)
   register void *left __asm__("r10") = NULL;
-  long rc = SYS_clock_nanosleep;
+  long rc;
   __asm__ __volatile__("syscall"
-                       : "+a"(rc)
-                       : "D"(clock), "S"((long)TIMER_ABSTIME), "d"(time), "r"(left)
+                       : "=a"(rc)
+                       : "a"((long)SYS_clock_nanosleep), "D"(clock), "S"((long)TIMER_ABSTIME), "d"(time), "r"(left)
                        : "rcx", "r11", "memory");
   return (int)rc;
 #elif defined(__aarch64__) && !defined(RT_IS_SANITIZED) && !defined(clock_nanosleep)
@@ -82,10 +82,11 @@ static inline int rt_clock_nanosleep(clockid_t clock, const struct timespec *tim
 #endif
 }
 
-/* The second in which a time lies. Kept from one sleep to the next, so that most cycles need no division. */
+/* The time of the last sleep, as the kernel reads it, and the second in which it lies. Kept from one sleep to the next,
+ * so that most cycles need no division, and store the nanoseconds alone. */
 typedef struct rt_second {
   int64_t begin; /* in ns */
-  int64_t number;
+  struct timespec time;
 } rt_second_t;
 
 /* Sleep until an absolute time, in ns. The thread that owns `second`; blocks; one system call. Returns 0, -EINTR iff a
@@ -93,12 +94,12 @@ typedef struct rt_second {
 static inline int rt_clock_sleep_until(clockid_t clock, rt_second_t *second, int64_t time) {
   uint64_t part = (uint64_t)time - (uint64_t)second->begin;
   if (RT_UNLIKELY(part >= (uint64_t)RT_NS_PER_S)) {
-    second->number = time / RT_NS_PER_S;
-    second->begin = second->number * RT_NS_PER_S;
+    second->time.tv_sec = (time_t)(time / RT_NS_PER_S);
+    second->begin = second->time.tv_sec * RT_NS_PER_S;
     part = (uint64_t)time - (uint64_t)second->begin;
   }
-  const struct timespec ts = {.tv_sec = (time_t)second->number, .tv_nsec = (long)part};
-  return rt_clock_nanosleep(clock, &ts);
+  second->time.tv_nsec = (long)part;
+  return rt_clock_nanosleep(clock, &second->time);
 }
 
 #endif

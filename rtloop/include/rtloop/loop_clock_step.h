@@ -37,7 +37,7 @@ static __attribute__((noinline, unused)) int rt_loop_follow_clock(rt_loop_t *loo
   if (loop->end_release != INT64_MAX) loop->end_release += step;
   if (loop->cycle.index) loop->cycle.dt += (double)gap * 1e-9;
   rt_telemetry_step_clock(loop->telemetry, step, gap);
-  schedule->is_unsettled = RT_UNSETTLED;
+  rt_schedule_enter(schedule, RT_UNSETTLED);
   if (loop->on_clock_step == RT_CLOCK_STEP_STOP) {
     loop->end.reason_on_stop = RT_END_CLOCK_STEP;
     rt_loop_send_command(loop, RT_COMMAND_STOP);

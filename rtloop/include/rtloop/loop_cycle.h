@@ -19,17 +19,22 @@
 #include "schedule.h"
 #include "telemetry.h"
 
-/* Compute until when a cycle needs no check of the limits of the run, if `index` is that of the cycle at the schedule's
- * release: until the end of the duration, or the first release at which the cycles, or the places for samples of the
- * signals, can be used up. Called anew after each cycle that is not plain, because a release may have been moved back.
- * O(1); never fails. */
+/* Test whether the schedule's release may be more than a slice away. Before its cycle; O(1). */
+static inline int rt_loop_is_far(const rt_loop_t *loop) {
+  return loop->schedule.period > RT_SLICE_NS || loop->schedule.release - loop->cycle.start > RT_SLICE_NS;
+}
+
+/* Compute until when a cycle needs one sleep and no check of the limits of the run, if `index` is that of the cycle at
+ * the schedule's release: until the end of the duration, or the first release at which the cycles, or the places for
+ * samples of the signals, can be used up. Called anew after each cycle that is not plain, because a release may have
+ * been moved. O(1); never fails. */
 static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
   const uint64_t most = loop->limits.max_cycles, places = rt_sampling_left(&loop->sampling, index);
   const uint64_t cycles = most > index ? most - index : 0, left = cycles < places ? cycles : places;
   int64_t length, until;
   loop->plain_until = loop->end_release;
   if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count || loop->hooks.in_slack ||
-      loop->is_swap_due || loop->trial.is_on) {
+      loop->is_swap_due || loop->trial.is_on || rt_loop_is_far(loop)) {
     loop->plain_until = INT64_MIN;
   } else if (!__builtin_mul_overflow(left, loop->schedule.period, &length) &&
              !__builtin_add_overflow(loop->schedule.release, length, &until) && until < loop->end_release) {
@@ -93,7 +98,7 @@ static __attribute__((noinline, cold, unused)) int rt_loop_finish_cycle_slow(rt_
   rt_telemetry_record(loop->telemetry, &loop->schedule, record, loop->is_late, overran, is_warmup);
   loop->is_late = 0;
   if (!loop->telemetry->has_previous)
-    loop->schedule.is_unsettled = RT_UNSETTLED; /* nor does an interval end with the next */
+    rt_schedule_enter(&loop->schedule, RT_UNSETTLED); /* nor does an interval end with the next */
   rt_loop_limit_plain(loop, cycle->index + 1);
   if (is_warmup && cycle->index + 1 == loop->limits.warmup) {
     rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
@@ -142,6 +147,11 @@ static inline double rt_loop_next_dt(const rt_loop_t *loop) {
   return ((double)(1 + s->missed) * rt_schedule_exact(s) + (double)s->moved) * 1e-9;
 }
 
+/* Get the reason for which a run ends after a step that returned `rc`, which is not RT_CONTINUE. O(1). */
+static inline int rt_loop_end_after(rt_loop_t *loop, int rc) {
+  return rc == RT_STOP ? RT_END_NORMAL : rt_loop_end_with(loop, RT_END_STEP, rc);
+}
+
 /* Record the cycle, whose step returned `rc`, move the schedule on, and call overrun() after an overrun.
  * Returns RT_GO_ON, or the reason for which the run ends, with the code in loop->end.code. *overran is 0 iff there was
  * no overrun. record.end is without the offset of a settable clock, whose cycles are never plain.
@@ -154,29 +164,23 @@ rt_loop_finish_cycle(rt_loop_t *loop, rt_record_t record, int rc, int *overran,
   *overran = 0;
   /* A late cycle and the first one of a run are never plain: rt_schedule_is_plain is false while the schedule
    * settles. */
-  if (RT_LIKELY(rt_schedule_is_plain(schedule, record.end))) {
-    (void)rt_schedule_next(schedule, record.end);
+  if (RT_LIKELY(rt_schedule_is_plain(schedule, record.release, record.end))) {
     rt_telemetry_record_plain(loop->telemetry, loop->bank, record);
-    if (RT_LIKELY(rc == RT_CONTINUE)) {
-      rt_add_relaxed(&cycle->index, 1);
-      return RT_GO_ON;
-    }
-  } else {
-    record.end += loop->offset;
-    if (RT_LIKELY(rt_schedule_is_carried(schedule, record.end))) {
-      rt_schedule_carry(schedule);
-      rt_telemetry_record_plain(loop->telemetry, loop->bank, record);
-      if (RT_LIKELY(rc == RT_CONTINUE)) {
-        cycle->index += 1;
-        return RT_GO_ON;
-      }
-    } else {
-      *overran = rt_loop_finish_cycle_slow(loop, record.end);
-    }
+    rt_add_relaxed(&cycle->index, 1);
+    rt_schedule_advance(schedule, record.release); /* at the end, so that the next cycle finds it in a register */
+    return RT_LIKELY(rc == RT_CONTINUE) ? RT_GO_ON : rt_loop_end_after(loop, rc);
   }
+  record.end += loop->offset;
+  if (RT_LIKELY(rt_schedule_is_carried(schedule, record.end))) {
+    rt_schedule_carry(schedule);
+    rt_telemetry_record_plain(loop->telemetry, loop->bank, record);
+    cycle->index += 1;
+    return RT_LIKELY(rc == RT_CONTINUE) ? RT_GO_ON : rt_loop_end_after(loop, rc);
+  }
+  *overran = rt_loop_finish_cycle_slow(loop, record.end);
   if (rc) {
     cycle->index += 1;
-    return rc == RT_STOP ? RT_END_NORMAL : rt_loop_end_with(loop, RT_END_STEP, rc);
+    return rt_loop_end_after(loop, rc);
   }
   const int code = *overran ? overrun(loop->self, cycle, schedule->missed) : RT_CONTINUE;
   cycle->index += 1;
@@ -289,6 +293,15 @@ static __attribute__((noinline, cold, unused)) int rt_loop_judge(rt_loop_t *loop
   return 1;
 }
 
+/* Take a cycle that starts before its release, or long after it or after the cycle before, off the fast path, whose
+ * differences of times have 32 bits. Only a wait() of the loop's own starts such a cycle. O(1). */
+static inline void rt_loop_check_own_wait(rt_loop_t *loop, int64_t now, int64_t release) {
+  const uint64_t latency = (uint64_t)now - (uint64_t)release;
+  const uint64_t interval = (uint64_t)now - (uint64_t)loop->telemetry->previous_start;
+  if (latency >= (uint64_t)RT_PLAIN_PERIOD_NS || interval >= (uint64_t)RT_PLAIN_PERIOD_NS)
+    rt_schedule_enter(&loop->schedule, RT_UNSETTLED);
+}
+
 #define RT_ROW_NONE (-1)
 
 /* Sample the signals after a step that began at `start`; `row` as for rt_loop_run_cycles_of. The loop's thread; O(words
@@ -347,6 +360,7 @@ rt_loop_run_cycles_of(rt_loop_t *loop, rt_guard_t *guard, int row, void *self, i
           continue;
         }
         if (RT_UNLIKELY(loop->is_settable) && rt_loop_follow_clock(loop, 1)) now = rt_loop_now(loop);
+        rt_loop_check_own_wait(loop, now, release);
       }
       release = schedule->release; /* after a step of the clock, another one */
     }

@@ -128,7 +128,7 @@ typedef struct rt_loop {
   rt_second_t second;            /* the second in which the last sleep ended */
   int64_t first_release;
   int64_t end_release;  /* the run ends before a release at or after this */
-  int64_t plain_until;  /* a release before this needs one sleep and no check of the limits */
+  int64_t plain_until;  /* a release before this needs one sleep of at most a slice, and no check of the limits */
   rt_bank_t *bank;      /* the active bank of the telemetry */
   int32_t is_late;      /* whether the release of the current cycle had passed before the wait for it began */
   int32_t has_run_hook; /* whether on_peer_failure() has run since the last step; the guard ignores what it did */
@@ -160,13 +160,16 @@ static inline rt_loop_t *rt_loop_of(const rt_cycle_t *cycle) {
   return (rt_loop_t *)(void *)((uintptr_t)cycle - offsetof(rt_loop_t, cycle));
 }
 
-/* Read the clock that the loop sleeps on, in ns. Any thread; O(1); never fails; no system call if the vDSO can read
- * this clock. */
-static inline int64_t rt_loop_read_clock(const rt_loop_t *loop) {
+/* Read a clock with the loop's reader, in ns. As rt_loop_read_clock. */
+static inline int64_t rt_loop_read(const rt_loop_t *loop, clockid_t clock) {
   struct timespec ts;
-  loop->read_clock(loop->clock, &ts);
+  loop->read_clock(clock, &ts);
   return (int64_t)ts.tv_sec * RT_NS_PER_S + ts.tv_nsec;
 }
+
+/* Read the clock that the loop sleeps on, in ns. Any thread; O(1); never fails; no system call if the vDSO can read
+ * this clock. */
+static inline int64_t rt_loop_read_clock(const rt_loop_t *loop) { return rt_loop_read(loop, loop->clock); }
 
 /* Read the loop's clock, in ns. A settable clock is CLOCK_MONOTONIC plus the offset that was last seen, so that no step
  * of it lies between two times of one cycle. Any thread; O(1); never fails; no system call if the vDSO can read it. */
@@ -184,7 +187,7 @@ static inline int rt_loop_end_with(rt_loop_t *loop, int reason, int code) {
  * it. The loop's thread; O(1); never fails; no system call. */
 static inline void rt_loop_use_active_bank(rt_loop_t *loop) {
   loop->bank = rt_telemetry_active_bank(loop->telemetry);
-  loop->schedule.is_unsettled = RT_UNSETTLED;
+  rt_schedule_enter(&loop->schedule, RT_UNSETTLED);
 }
 
 #endif

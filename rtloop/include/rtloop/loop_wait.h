@@ -49,13 +49,12 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_slow(rt_loop_t *lo
   return now;
 }
 
-/* Wait for the release on any clock. On a settable one, look for a step of it at the end of the wait; after a step the
- * release is another one, in loop->schedule.release, and is waited for. `now`, the result and the failures are as for
- * rt_loop_wait_slow. A release that is not the schedule's own moves with it. */
-static __attribute__((noinline, unused)) int64_t rt_loop_wait_any(rt_loop_t *loop, int64_t now, int64_t release) {
+/* Wait for the release on a settable clock. As rt_loop_wait_any. */
+static __attribute__((noinline, cold, unused)) int64_t rt_loop_wait_settable(rt_loop_t *loop, int64_t now,
+                                                                             int64_t release) {
   for (;;) {
     now = rt_loop_wait_slow(loop, now, release, 1);
-    if (RT_LIKELY(!loop->is_settable) || now < release) return now;
+    if (now < release) return now;
     const int64_t before = loop->schedule.release;
     if (RT_LIKELY(!rt_loop_follow_clock(loop, 0))) return now;
     release += loop->schedule.release - before;
@@ -63,22 +62,30 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_any(rt_loop_t *loo
   }
 }
 
+/* Wait for the release on any clock. On a settable one, look for a step of it at the end of the wait; after a step the
+ * release is another one, in loop->schedule.release, and is waited for. `now`, the result and the failures are as for
+ * rt_loop_wait_slow. A release that is not the schedule's own moves with it. */
+static inline int64_t rt_loop_wait_any(rt_loop_t *loop, int64_t now, int64_t release) {
+  if (RT_LIKELY(!loop->is_settable)) return rt_loop_wait_slow(loop, now, release, 1);
+  return rt_loop_wait_settable(loop, now, release);
+}
+
 /* Note whether the release has passed before the wait for it. Such a cycle is not plain, even if it ends on time. */
 static inline void rt_loop_note_late(rt_loop_t *loop, int64_t now, int64_t release) {
   loop->is_late = now > release;
-  if (loop->is_late) loop->schedule.is_unsettled = RT_UNSETTLED;
+  if (loop->is_late) rt_schedule_enter(&loop->schedule, RT_UNSETTLED);
 }
 
-/* Wait for the release if the margin for spinning is 0 and nobody sets the clock: one sleep in most cycles. *now is
- * the present time, then the result of rt_loop_wait_slow. Returns whether that is a time. Sets loop->is_late if the
- * release has passed. */
+/* Wait for a release before loop->plain_until: the margin for spinning is 0, nobody sets the clock, and the release is
+ * at most one slice away. One sleep in most cycles. *now is the present time, then the result of rt_loop_wait_slow.
+ * Returns whether that is a time. Sets loop->is_late if the release has passed. */
 static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
-  /* One comparison for both limits: the release lies ahead, by one slice at most. */
-  if (RT_LIKELY((uint64_t)release - (uint64_t)*now - 1 < (uint64_t)RT_SLICE_NS)) {
-    const int rc = rt_clock_sleep_until(loop->clock, &loop->second, release);
-    *now = rt_loop_read_clock(loop);
-    if (RT_LIKELY(rc == 0 && *now >= release)) return 1;
-    *now = rt_loop_wait_slow(loop, *now, release, rc);
+  if (RT_LIKELY(release > *now)) {
+    const clockid_t clock = loop->clock;
+    (void)rt_clock_sleep_until(clock, &loop->second, release);
+    *now = rt_loop_read(loop, clock);
+    if (RT_LIKELY(*now >= release)) return 1;
+    *now = rt_loop_wait_slow(loop, *now, release, -EINTR); /* it sleeps again, and an error comes back */
   } else {
     rt_loop_note_late(loop, *now, release);
     *now = rt_loop_wait_slow(loop, *now, release, 1);
@@ -93,8 +100,8 @@ static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
  * at once. The loop's thread, in step; blocks; a system call for each RT_SLICE_NS. */
 static __attribute__((noinline, unused)) int rt_loop_sleep_until(rt_loop_t *loop, int64_t time) {
   rt_telemetry_t *const t = loop->telemetry;
-  if (RT_UNLIKELY(t == NULL)) return -EINVAL; /* no run, or a forked child's */
-  loop->schedule.is_unsettled = RT_UNSETTLED; /* a plain cycle does not look at what it waited */
+  if (RT_UNLIKELY(t == NULL)) return -EINVAL;       /* no run, or a forked child's */
+  rt_schedule_enter(&loop->schedule, RT_UNSETTLED); /* a plain cycle does not look at what it waited */
   if (RT_UNLIKELY(loop->is_simulated)) {
     const int64_t left = time - loop->cycle.start - t->waited;
     if (left > 0) t->waited += left < RT_RELEASE_MAX ? left : RT_RELEASE_MAX;

@@ -31,12 +31,16 @@ enum {
 /* A release missed by more than this is a stall: a suspended machine, a stopped process, a stepped clock. */
 #define RT_STALL_NS RT_NS_PER_S
 
-/* Values of rt_schedule_t.is_unsettled. */
+/* Values of rt_schedule_t.state. */
 enum {
-  RT_SETTLED = 0,
+  RT_SETTLED = 0,   /* if the cycle is on time, the next release is a period later */
   RT_UNSETTLED = 1, /* a shift is pending, or something of the last move has to be taken back */
   RT_CARRIED = 2,   /* nothing to settle, but a fraction to carry to the next release */
 };
+
+/* A longer period is always unsettled, which costs its cycles some 50 instructions more: the responses and intervals of
+ * plain cycles are below 2^31 ns. */
+#define RT_PLAIN_PERIOD_NS ((INT64_C(1) << 30) - 1)
 
 typedef struct rt_schedule {
   int64_t release;      /* of the current cycle */
@@ -47,15 +51,16 @@ typedef struct rt_schedule {
   int64_t overruns_in_row;
   int32_t policy;
   int32_t max_burst;
-  int32_t burst;        /* late releases already run back to back */
-  int32_t stalled;      /* whether the last move of the schedule crossed a stall */
-  int64_t moved;        /* how far the last move shifted the grid: by rt_schedule_shift, or by RT_OVERRUN_SHIFT */
-  int64_t late;         /* how long after the next release the last overrun ended */
-  int64_t is_unsettled; /* RT_SETTLED, RT_UNSETTLED or RT_CARRIED */
-  int64_t part;         /* the fraction of the period: part / unit ns, below 1 */
-  int64_t unit;         /* 0: the period is a whole number of ns */
-  int64_t rest;         /* exact time of the release: release + (rest - rt_schedule_half) / unit */
-  int64_t tie;          /* the rest of an exact time half-way between two ns; -1: there is no such time */
+  int32_t burst;     /* late releases already run back to back */
+  int32_t stalled;   /* whether the last move of the schedule crossed a stall */
+  int64_t moved;     /* how far the last move shifted the grid: by rt_schedule_shift, or by RT_OVERRUN_SHIFT */
+  int64_t late;      /* how long after the next release the last overrun ended */
+  int64_t state;     /* RT_SETTLED, RT_UNSETTLED or RT_CARRIED; by rt_schedule_enter */
+  uint64_t plain_ns; /* 1 more than the longest response of a plain cycle; 0: no cycle is plain */
+  int64_t part;      /* the fraction of the period: part / unit ns, below 1 */
+  int64_t unit;      /* 0: the period is a whole number of ns */
+  int64_t rest;      /* exact time of the release: release + (rest - rt_schedule_half) / unit */
+  int64_t tie;       /* the rest of an exact time half-way between two ns; -1: there is no such time */
 } rt_schedule_t;
 
 /* The greatest unit of a fraction, so that sums of two fractions stay within 64 bits. */
@@ -66,6 +71,12 @@ __extension__ typedef __int128 rt_int128_t;
 /* Get the rest of an exact time that is a whole number of ns. O(1). */
 static inline int64_t rt_schedule_half(const rt_schedule_t *s) { return s->unit / 2; }
 
+/* Set the state. O(1). */
+static inline void rt_schedule_enter(rt_schedule_t *s, int64_t state) {
+  s->state = s->period > RT_PLAIN_PERIOD_NS ? RT_UNSETTLED : state;
+  s->plain_ns = s->state == RT_SETTLED ? (uint64_t)s->period + 1 : 0;
+}
+
 /* Set the period to `period` + `part` / `unit` ns, with 0 <= part < unit <= RT_UNIT_MAX. With unit 0 it is a whole
  * number of ns and cycles may be plain; with any other unit no cycle is. Before the run; O(1). */
 static inline void rt_schedule_set_period(rt_schedule_t *s, int64_t period, int64_t part, int64_t unit) {
@@ -74,7 +85,7 @@ static inline void rt_schedule_set_period(rt_schedule_t *s, int64_t period, int6
   s->unit = unit;
   s->tie = unit && unit % 2 == 0 ? 0 : -1;
   s->rest = rt_schedule_half(s);
-  s->is_unsettled = unit ? RT_CARRIED : RT_SETTLED;
+  rt_schedule_enter(s, unit ? RT_CARRIED : RT_SETTLED);
 }
 
 /* Get the period, rounded to the nearest ns. O(1). */
@@ -162,7 +173,7 @@ static inline int rt_schedule_shift(rt_schedule_t *s, int64_t ns) {
   if (__builtin_add_overflow(s->shift, ns, &total) || total < least) return -ERANGE;
   if (__builtin_add_overflow(s->release + s->period, total, &next) || next > RT_RELEASE_MAX) return -ERANGE;
   s->shift = total;
-  s->is_unsettled = RT_UNSETTLED;
+  rt_schedule_enter(s, RT_UNSETTLED);
   return 0;
 }
 
@@ -195,7 +206,7 @@ static __attribute__((noinline, cold, unused)) int rt_schedule_settle(rt_schedul
   } else {
     rt_schedule_move(s, s->shift, 1);
   }
-  s->is_unsettled = s->shift != 0 || end > s->release ? RT_UNSETTLED : s->unit ? RT_CARRIED : RT_SETTLED;
+  rt_schedule_enter(s, s->shift != 0 || end > s->release ? RT_UNSETTLED : s->unit ? RT_CARRIED : RT_SETTLED);
   s->moved = s->shift;
   s->shift = 0;
   s->missed = 0;
@@ -205,21 +216,26 @@ static __attribute__((noinline, cold, unused)) int rt_schedule_settle(rt_schedul
   return 0;
 }
 
-/* Test whether the next release is exactly one period later: no overrun, no shift, nothing to settle. O(1). */
-static inline int rt_schedule_is_plain(const rt_schedule_t *s, int64_t end) {
-  return end <= s->release + s->period && !s->is_unsettled;
+/* Test whether the next release is exactly one period after the present one, `release`: no overrun, no shift, nothing
+ * to settle, and an end that is not before the release. One comparison covers all. O(1). */
+static inline int rt_schedule_is_plain(const rt_schedule_t *s, int64_t release, int64_t end) {
+  return (uint64_t)end - (uint64_t)release < s->plain_ns;
 }
 
 /* Test the same of a period with a unit: rt_schedule_carry() then moves on to the next release. O(1). */
 static inline int rt_schedule_is_carried(const rt_schedule_t *s, int64_t end) {
-  return s->is_unsettled == RT_CARRIED && end <= s->release + s->period - 1; /* a tie is rounded down by 1 */
+  return s->state == RT_CARRIED &&
+         (uint64_t)end - (uint64_t)s->release < (uint64_t)s->period; /* a tie goes down by 1 */
 }
+
+/* Move on to the next release after a plain cycle at `release`. O(1). */
+static inline void rt_schedule_advance(rt_schedule_t *s, int64_t release) { s->release = release + s->period; }
 
 /* Move on to the next release after a cycle that ended at `end`. O(1). Returns 0 iff the cycle was on time, 1 after an
  * overrun, -EOVERFLOW iff an overrun ends the loop. */
 static inline int rt_schedule_next(rt_schedule_t *s, int64_t end) {
-  if (RT_UNLIKELY(!rt_schedule_is_plain(s, end))) return rt_schedule_settle(s, end);
-  s->release += s->period;
+  if (RT_UNLIKELY(!rt_schedule_is_plain(s, s->release, end))) return rt_schedule_settle(s, end);
+  rt_schedule_advance(s, s->release);
   return 0;
 }
 

@@ -4,7 +4,8 @@
  * The block is the content of a sealed memfd (memfd_create(2)), so that no reader can shrink it under the writer.
  *   header   the loop's identity; written before its thread starts
  *   banks    two sets of counters and histograms. One is active; a reset clears the other and makes it the active one,
- *            which costs the loop one assignment
+ *            which costs the loop one assignment. Plain cycles have sums of their own, which every reader adds to those
+ *            of the histograms: rt_telemetry_snapshot does
  *   records  a ring of the last (release, start, end)
  *   text     the loop's requests and grants, as JSON; written before its thread runs
  *
@@ -24,8 +25,13 @@
 #include "schedule.h"
 #include "seqlock.h"
 
+#if defined(__x86_64__) && !defined(RT_IS_RACE_CHECKED)
+#define RT_PLAIN_VECTORS 1 /* of SSE2, which every x86-64 machine has */
+#include <emmintrin.h>
+#endif
+
 #define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
-#define RT_TELEMETRY_VERSION 6u
+#define RT_TELEMETRY_VERSION 7u
 
 typedef struct rt_record {
   int64_t release;
@@ -70,10 +76,24 @@ typedef struct rt_counters {
 } rt_counters_t;
 
 /* What the histograms are of. RT_WAITING: what a step has slept in rt_loop_sleep_until, of the cycles that did. */
-enum { RT_LATENCY = 0, RT_EXECUTION = 1, RT_RESPONSE = 2, RT_INTERVAL = 3, RT_WAITING = 4, RT_HISTOGRAMS = 5 };
+enum { RT_EXECUTION = 0, RT_LATENCY = 1, RT_RESPONSE = 2, RT_INTERVAL = 3, RT_WAITING = 4, RT_HISTOGRAMS = 5 };
+/* The first ones, of which every plain cycle has a value. */
+#define RT_PLAIN_HISTOGRAMS 4
+
+/* What plain cycles add up, until rt_bank_fold adds it to the histograms: the values of the first histograms and
+ * their squares. */
+typedef struct rt_plain {
+  _Alignas(16) int64_t sums[RT_PLAIN_HISTOGRAMS];
+  uint64_t squares[RT_PLAIN_HISTOGRAMS];
+  int32_t upper[RT_PLAIN_HISTOGRAMS]; /* value v is within the limits iff upper - v > least, as 32-bit integers that */
+  int32_t least[RT_PLAIN_HISTOGRAMS]; /* wrap around: none, if both are 0. Used by the writer alone, as are the next */
+  int64_t cycles; /* so many and one more may be added up: the squares of values within the limits stay below 2^64 */
+  int64_t left;   /* how many more may be before the next rt_bank_fold */
+} rt_plain_t;
 
 typedef struct rt_bank {
   rt_counters_t counters;
+  _Alignas(RT_CACHE_LINE) rt_plain_t plain;
   _Alignas(RT_CACHE_LINE) rt_histogram_t histograms[RT_HISTOGRAMS];
 } rt_bank_t;
 
@@ -126,11 +146,13 @@ static inline rt_record_t *rt_telemetry_records(const rt_telemetry_t *t) {
   return (rt_record_t *)((char *)t + sizeof(rt_telemetry_t)); /* NOLINT: readers only read */
 }
 
-/* Empty a bank that is not active. Any one thread; O(RT_HISTOGRAM_BINS). A slow reader that is still copying the bank
- * finds out that it changed. */
+/* Empty a bank that is not active. Any one thread; O(RT_HISTOGRAM_COUNTERS). A slow reader that is still copying the
+ * bank finds out that it changed. */
 static inline void rt_bank_clear(rt_bank_t *bank) {
   uint64_t *counter = (uint64_t *)&bank->counters;
   for (size_t i = 0; i < sizeof bank->counters / sizeof *counter; i++) rt_store_relaxed(&counter[i], UINT64_C(0));
+  uint64_t *plain = (uint64_t *)&bank->plain;
+  for (size_t i = 0; i < sizeof bank->plain / sizeof *plain; i++) rt_store_relaxed(&plain[i], UINT64_C(0));
   for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_clear(&bank->histograms[i]);
 }
 
@@ -139,7 +161,7 @@ static inline char *rt_telemetry_text(const rt_telemetry_t *t, uint64_t capacity
   return (char *)(rt_telemetry_records(t) + rt_telemetry_slots(capacity));
 }
 
-/* Prepare a zeroed block for its writer, before the loop's thread exists. O(RT_HISTOGRAM_BINS). */
+/* Prepare a zeroed block for its writer, before the loop's thread exists. O(RT_HISTOGRAM_COUNTERS). */
 static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep, uint64_t text) {
   t->header_bytes = sizeof(rt_telemetry_t);
   t->total_bytes = rt_telemetry_bytes(capacity, text);
@@ -153,50 +175,124 @@ static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint6
   rt_store_release(&t->magic, RT_TELEMETRY_MAGIC);
 }
 
-/* Count a value that is not within the limits of its histogram. The loop's thread; O(1). */
-static __attribute__((noinline, unused)) void rt_bank_extend(rt_bank_t *bank, int which, int64_t value) {
-  rt_histogram_extend(&bank->histograms[which], value);
-}
-
-/* Count a value in one histogram of a bank, as rt_histogram_record does. It is written out here so that the compiler
- * does not keep the address of each histogram in a register. The loop's thread; O(1). */
-static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
-  if (RT_LIKELY(rt_histogram_is_within(&bank->histograms[which], value))) {
-    rt_add_relaxed(&bank->histograms[which].counts[rt_histogram_bin_within(value)], 1);
-    rt_add_relaxed(&bank->histograms[which].sum, value);
-    rt_add128_relaxed(&bank->histograms[which].squares_low, &bank->histograms[which].squares_high,
-                      (uint64_t)value * (uint64_t)value);
-  } else {
-    rt_bank_extend(bank, which, value);
+/* Add what plain cycles have added up to the histograms, so that the sums begin anew. The loop's thread between the two
+ * calls of the lock, or a reader that has copied the bank; O(1). */
+static __attribute__((noinline, unused)) void rt_bank_fold(rt_bank_t *bank) {
+  rt_plain_t *const p = &bank->plain;
+  for (int i = 0; i < RT_PLAIN_HISTOGRAMS; i++) {
+    rt_histogram_t *const h = &bank->histograms[i];
+    rt_store_relaxed(&h->sum, (int64_t)((uint64_t)h->sum + (uint64_t)p->sums[i]));
+    rt_add128_relaxed(&h->squares_low, &h->squares_high, p->squares[i]);
+    rt_store_relaxed(&p->sums[i], (int64_t)0);
+    rt_store_relaxed(&p->squares[i], UINT64_C(0));
   }
+  rt_store_relaxed(&p->left, p->cycles);
 }
 
-/* Write a record into the ring of records. The loop's thread, between the two calls of the lock; O(1). */
-static inline void rt_telemetry_write_record(rt_telemetry_t *t, rt_record_t record) {
-  rt_record_t *const slot = &rt_telemetry_records(t)[t->written & t->record_mask];
+/* Write a record. The loop's thread, between the two calls of the lock; O(1). */
+static inline void rt_record_write(rt_record_t *slot, rt_record_t record) {
   rt_store_relaxed(&slot->release, record.release);
   rt_store_relaxed(&slot->start, record.start);
   rt_store_relaxed(&slot->end, record.end);
-  rt_add_relaxed(&t->written, 1);
 }
+
+#ifdef RT_PLAIN_VECTORS
+/* Move a 64-bit word to a vector, once: compilers would do it again for each use. */
+static inline __m128i rt_vector_of(int64_t word) {
+  __m128i vector = _mm_cvtsi64_si128(word);
+  __asm__("" : "+x"(vector));
+  return vector;
+}
+
+/* Store two 64-bit words with one instruction, which tears neither of them. */
+static inline void rt_store_two(void *to, __m128i words) { *(volatile __m128i *)to = words; }
+
+/* Widen the limits to the four values of a plain cycle. As rt_bank_record_plain. */
+static __attribute__((noinline, cold, unused)) void rt_bank_widen(rt_bank_t *bank, __m128i all) {
+  rt_plain_t *const p = &bank->plain;
+  int32_t values[RT_PLAIN_HISTOGRAMS];
+  uint64_t greatest = 1;
+  _mm_storeu_si128((__m128i *)(void *)values, all);
+  for (int i = 0; i < RT_PLAIN_HISTOGRAMS; i++) {
+    rt_histogram_t *const h = &bank->histograms[i];
+    if (values[i] < h->min) rt_store_relaxed(&h->min, values[i]);
+    if (values[i] > h->max) rt_store_relaxed(&h->max, values[i]);
+    const int64_t least = h->min > 0 ? h->min : 0;
+    const int64_t most = h->max > INT32_MAX ? INT32_MAX : h->max;
+    rt_store_relaxed(&p->upper[i], (int32_t)(INT32_MAX + (uint32_t)least));
+    rt_store_relaxed(&p->least[i], (int32_t)(INT32_MAX - 1 - (most - least)));
+    greatest |= (uint64_t)most;
+  }
+  const int bits = 64 - __builtin_clzll(greatest);
+  const int64_t cycles = (int64_t)(UINT64_MAX >> 2 * bits);
+  if (cycles == p->cycles) return;
+  rt_store_relaxed(&p->cycles, cycles);
+  rt_bank_fold(bank);
+}
+
+/* Count the values of a plain cycle: one instruction subtracts, squares or adds up two values, or compares or converts
+ * four. The loop's thread, between the two calls of the lock; O(1). */
+static inline __attribute__((always_inline)) void rt_bank_record_plain(rt_bank_t *bank, rt_record_t record,
+                                                                       const int64_t *previous_start) {
+  rt_plain_t *const p = &bank->plain;
+  p->left -= 1;
+  if (RT_UNLIKELY(p->left < 0)) rt_bank_fold(bank);
+
+  rt_histogram_t *const h = bank->histograms;
+  __m128i *const sums = (__m128i *)p->sums, *const squares = (__m128i *)p->squares;
+  const __m128i release = rt_vector_of(record.release), start = rt_vector_of(record.start);
+  const __m128i end_start = _mm_unpacklo_epi64(rt_vector_of(record.end), start);
+  const __m128i start_release = _mm_unpacklo_epi64(start, release);
+  const __m128i release_previous =
+      _mm_castpd_si128(_mm_loadh_pd(_mm_castsi128_pd(release), (const double *)(const void *)previous_start));
+
+  const __m128i first = _mm_sub_epi64(end_start, start_release);     /* execution, latency */
+  const __m128i second = _mm_sub_epi64(end_start, release_previous); /* response, interval */
+  const __m128i all = _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(first), _mm_castsi128_ps(second), 0x88));
+  const __m128i distance = _mm_sub_epi32(*(const __m128i *)p->upper, all);
+  const __m128i is_within = _mm_cmpgt_epi32(distance, *(const __m128i *)p->least);
+  if (RT_UNLIKELY(_mm_movemask_ps(_mm_castsi128_ps(is_within)) != 15)) rt_bank_widen(bank, all);
+
+  /* The numbers of the counters, as of rt_histogram_counter_within, in the upper halves of four 32-bit words. Single
+   * precision has 24 bits, and may round a value that has more: never to another counter if the bit after the eight
+   * upper ones, which alone count, is 0. */
+  const __m128i upper_bits = _mm_andnot_si128(_mm_srli_epi32(all, RT_HISTOGRAM_SUB_BITS + 1), all);
+  const __m128i at =
+      _mm_subs_epu16(_mm_castps_si128(_mm_cvtepi32_ps(upper_bits)), _mm_set1_epi16((127 << RT_HISTOGRAM_SUB_BITS) - 1));
+  rt_add_relaxed(&h[RT_EXECUTION].counts[_mm_extract_epi16(at, 1)], 1);
+  rt_add_relaxed(&h[RT_LATENCY].counts[_mm_extract_epi16(at, 3)], 1);
+  rt_add_relaxed(&h[RT_RESPONSE].counts[_mm_extract_epi16(at, 5)], 1);
+  rt_add_relaxed(&h[RT_INTERVAL].counts[_mm_extract_epi16(at, 7)], 1);
+  rt_store_two(&squares[0], _mm_add_epi64(squares[0], _mm_mul_epu32(first, first)));
+  rt_store_two(&squares[1], _mm_add_epi64(squares[1], _mm_mul_epu32(second, second)));
+  rt_store_two(&sums[0], _mm_add_epi64(sums[0], first));
+  rt_store_two(&sums[1], _mm_add_epi64(sums[1], second));
+}
+#else
+/* Count the values of a plain cycle. The loop's thread, between the two calls of the lock; O(1). */
+static inline void rt_bank_record_plain(rt_bank_t *bank, rt_record_t record, const int64_t *previous_start) {
+  rt_histogram_record(&bank->histograms[RT_LATENCY], record.start - record.release);
+  rt_histogram_record(&bank->histograms[RT_EXECUTION], record.end - record.start);
+  rt_histogram_record(&bank->histograms[RT_RESPONSE], record.end - record.release);
+  rt_histogram_record(&bank->histograms[RT_INTERVAL], record.start - *previous_start);
+}
+#endif
 
 /* Get the active bank, which the writer may use until it swaps the banks. The loop's thread; O(1). */
 static inline rt_bank_t *rt_telemetry_active_bank(rt_telemetry_t *t) { return &t->banks[t->active]; }
 
-/* Record a plain cycle: on time, on the grid, after another cycle of the same run. `bank` is
- * rt_telemetry_active_bank(t). The loop's thread; O(1). Always inlined, because the record would otherwise be passed in
- * memory: 17 instructions more. */
+/* Record a plain cycle: on time, on the grid, after another cycle of the same run; its four values are in 0..2^31 - 1.
+ * `bank` is rt_telemetry_active_bank(t). The loop's thread; O(1). Always inlined, because the record would otherwise be
+ * passed in memory: 17 instructions more. */
 static inline __attribute__((always_inline)) void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank,
                                                                             rt_record_t record) {
   rt_seqlock_write_begin(&t->lock);
   rt_add_relaxed(&bank->counters.cycles, 1);
   rt_store_relaxed(&bank->counters.last_end, record.end);
-  rt_bank_record(bank, RT_LATENCY, record.start - record.release);
-  rt_bank_record(bank, RT_EXECUTION, record.end - record.start);
-  rt_bank_record(bank, RT_RESPONSE, record.end - record.release);
-  rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);
+  rt_record_write(&rt_telemetry_records(t)[t->written & t->record_mask], record);
+  rt_bank_record_plain(bank, record, &t->previous_start);
   t->previous_start = record.start;
-  rt_telemetry_write_record(t, record);
+  rt_add_relaxed(&t->written, 1);
   rt_seqlock_write_end(&t->lock);
 }
 
@@ -220,17 +316,18 @@ static __attribute__((noinline, unused)) void rt_telemetry_record(rt_telemetry_t
   if (is_warmup) {
     rt_add_relaxed(&c->warmup, 1);
   } else {
-    rt_bank_record(bank, RT_LATENCY, record.start - record.release);
-    rt_bank_record(bank, RT_EXECUTION, record.end - record.start - t->waited);
-    if (t->has_waited) rt_bank_record(bank, RT_WAITING, t->waited);
-    rt_bank_record(bank, RT_RESPONSE, record.end - record.release);
-    if (t->has_previous) rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);
+    rt_histogram_record(&bank->histograms[RT_LATENCY], record.start - record.release);
+    rt_histogram_record(&bank->histograms[RT_EXECUTION], record.end - record.start - t->waited);
+    if (t->has_waited) rt_histogram_record(&bank->histograms[RT_WAITING], t->waited);
+    rt_histogram_record(&bank->histograms[RT_RESPONSE], record.end - record.release);
+    if (t->has_previous) rt_histogram_record(&bank->histograms[RT_INTERVAL], record.start - t->previous_start);
     t->has_previous = 1;
     t->previous_start = record.start;
   }
   t->waited = 0;
   t->has_waited = 0;
-  rt_telemetry_write_record(t, record);
+  rt_record_write(&rt_telemetry_records(t)[t->written & t->record_mask], record);
+  rt_add_relaxed(&t->written, 1);
   rt_seqlock_write_end(&t->lock);
 }
 
@@ -323,12 +420,12 @@ static inline void rt_telemetry_swap_banks(rt_telemetry_t *t, int64_t next_relea
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Copy a histogram. Only the bins from the lowest to the highest value are copied, because few bins are in use. `to`
- * holds zeros or an earlier copy. A reader; O(bins in use). */
+/* Copy a histogram. Only the counters from the lowest to the highest value are copied, because few are in use. `to`
+ * holds zeros or an earlier copy. A reader; O(counters in use). */
 static inline void rt_histogram_copy(rt_histogram_t *to, const rt_histogram_t *from) {
   if (to->min <= to->max) {
-    uint32_t first = rt_histogram_bin(to->min);
-    memset(&to->counts[first], 0, (rt_histogram_bin(to->max) + 1 - first) * sizeof to->counts[0]);
+    uint32_t first = rt_histogram_counter(to->min);
+    memset(&to->counts[first], 0, (rt_histogram_counter(to->max) + 1 - first) * sizeof to->counts[0]);
   }
   to->min = rt_load_relaxed(&from->min);
   to->max = rt_load_relaxed(&from->max);
@@ -336,8 +433,8 @@ static inline void rt_histogram_copy(rt_histogram_t *to, const rt_histogram_t *f
   to->squares_low = rt_load_relaxed(&from->squares_low);
   to->squares_high = rt_load_relaxed(&from->squares_high);
   if (to->min > to->max) return;
-  uint32_t last = rt_histogram_bin(to->max);
-  for (uint32_t i = rt_histogram_bin(to->min); i <= last; i++) to->counts[i] = rt_load_relaxed(&from->counts[i]);
+  uint32_t last = rt_histogram_counter(to->max);
+  for (uint32_t i = rt_histogram_counter(to->min); i <= last; i++) to->counts[i] = rt_load_relaxed(&from->counts[i]);
 }
 
 /* Copy the active bank as one consistent whole. A reader, on any thread; at most `tries` attempts. Returns 0, or
@@ -354,9 +451,15 @@ static inline int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, 
     const uint64_t *source = (const uint64_t *)&bank->counters;
     uint64_t *target = (uint64_t *)&to->counters;
     for (size_t i = 0; i < sizeof(rt_counters_t) / sizeof(uint64_t); i++) target[i] = rt_load_relaxed(&source[i]);
+    source = (const uint64_t *)&bank->plain;
+    target = (uint64_t *)&to->plain;
+    for (size_t i = 0; i < sizeof(rt_plain_t) / sizeof(uint64_t); i++) target[i] = rt_load_relaxed(&source[i]);
     for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_copy(&to->histograms[i], &bank->histograms[i]);
     *written = rt_load_relaxed(&t->written);
-    if (rt_seqlock_read_valid(&t->lock, begin)) return 0;
+    if (rt_seqlock_read_valid(&t->lock, begin)) {
+      rt_bank_fold(to);
+      return 0;
+    }
   }
   return -EAGAIN;
 }
