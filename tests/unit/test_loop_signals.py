@@ -126,6 +126,14 @@ def test_a_word_between_signals_of_an_object_is_copied_if_all_words_follow_each_
     assert pieces_of(*scattered, (960, "f8"), memory=(600, 1000)) == [(n, 8) for n in (800, 816, 832, 848, 960)]
 
 
+def test_many_small_signals_far_apart_do_not_become_a_record_of_other_bytes() -> None:
+    few, many = ([(8000 + 24 * n, "b1") for n in range(count)] for count in (64, 65))
+    assert sum(size for _, size in pieces_of(*few, memory=(0, 1 << 20))) == 512
+    assert sum(size for _, size in pieces_of(*many, memory=(0, 1 << 20))) == 65
+    floats = [(8000 + 24 * n, "f4") for n in range(500)]
+    assert sum(size for _, size in pieces_of(*floats, memory=(0, 1 << 20))) == 4000, "half of it is signals"
+
+
 def test_nothing_but_the_signals_is_read_of_foreign_memory() -> None:
     """Reading the next register may change a device."""
     fields = (800, "f4"), (808, "f8"), (824, "f8"), (812, "f4")
@@ -140,7 +148,7 @@ def test_as_many_signals_as_words_of_a_record_fit_wherever_they_are() -> None:
     fields = [(8000 + 13 * n, "i4") for n in range(1024)]  # in up to two words each
     pieces = pieces_of(*fields, memory=(0, 1 << 20))
     assert sum(size for _, size in pieces) == 4096 and all(size == 4 for _, size in pieces)
-    fields = [(8000 + 16 * n, "u1") for n in range(1024)]  # with the words between them, those of two records
+    fields = [(8000 + 16 * n, "i4") for n in range(1024)]  # with the words between them, those of two records
     assert pieces_of(*fields, memory=(0, 1 << 20)) == [(8000 + 16 * n, 8) for n in range(1024)]
     assert pieces_of(*fields[:512], memory=(0, 1 << 20)) == [(8000, 1023 * 8)]
     assert pieces_of(*fields[:513], memory=(0, 1 << 20)) == [(8000 + 16 * n, 8) for n in range(513)]
