@@ -27,7 +27,7 @@ __all__ = ["HEAD", "Layout", "Signal", "SignalDeclaration", "SignalSet", "parse_
 HEAD = (("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"))
 _HEAD_BYTES = 24
 _WORD = 8
-#: Bytes of a record that may be mostly those around small signals.
+#: A record of up to this many bytes may consist mostly of those around small signals.
 _SPARSE_BYTES = 512
 #: Types of a signal, or of the items of an array, as NumPy names them without the byte order.
 _TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
@@ -145,8 +145,8 @@ def find_pieces(signals: Sequence[Signal], addresses: Sequence[int], memory: Seq
 
     Words of 8 bytes cost least. So if a signal is in memory that may be read as a whole, all aligned words that contain
     it are copied. If all gaps between these words are of one word, the gaps are copied as well, because words that all
-    follow each other cost least of all. If that makes too many words for a record, or a large one mostly of other
-    bytes, only the signals are copied.
+    follow each other cost least of all. If that makes too many words for a record, or a large record
+    of which less than a quarter is signals, only the signals are copied.
 
     Pieces of larger words come first. Of those of 8 bytes, the sampler copies two at a time if they follow each other
     in memory and in the record, from its beginning on. So pieces of an even number of words come first. Of those of an

@@ -1,4 +1,4 @@
-"""How many instructions a cycle takes, and that a slow loop's cycle takes no more than a fast one's."""
+"""Instructions of a cycle: under a ceiling, and as few in a loop of 20 Hz as in one of 1 kHz."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from native_programs import HERE, compile_c
 
-#: Ten less than that of `benchmarks/instructions.py`, which also counts the clock and the step.
+#: Ten less than the target of `benchmarks/instructions.py`, which also counts the clock and the step.
 CEILING = 110
 FEW, MORE = 1000, 5000
 
@@ -24,7 +24,7 @@ def count(program: Path, period_ns: int, cycles: int, folder: Path) -> int:
         [*command, str(program), str(period_ns), str(cycles)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    # A line of a cost ends with it; the line after "calls=" is the cost of what was called, which has its own lines.
+    # A line ends with its cost. The line after "calls=" has the cost of the callee, which has its own lines.
     text = re.sub(r"^calls=.*\n.*\n", "", out.read_text(), flags=re.MULTILINE)
     total = 0
     for name, lines in re.findall(r"^fn=(\S+)\n((?:(?!fn=).*\n)*)", text, flags=re.MULTILINE):

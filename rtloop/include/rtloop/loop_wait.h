@@ -85,7 +85,7 @@ static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
     (void)rt_clock_sleep_until(clock, &loop->second, release);
     *now = rt_loop_read(loop, clock);
     if (RT_LIKELY(*now >= release)) return 1;
-    *now = rt_loop_wait_slow(loop, *now, release, -EINTR); /* it sleeps again, and an error comes back */
+    *now = rt_loop_wait_slow(loop, *now, release, -EINTR); /* sleeps again; an error is then seen */
   } else {
     rt_loop_note_late(loop, *now, release);
     *now = rt_loop_wait_slow(loop, *now, release, 1);

@@ -4,8 +4,8 @@
  * The block is the content of a sealed memfd (memfd_create(2)), so that no reader can shrink it under the writer.
  *   header   the loop's identity; written before its thread starts
  *   banks    two sets of counters and histograms. One is active; a reset clears the other and makes it the active one,
- *            which costs the loop one assignment. Plain cycles have sums of their own, which every reader adds to those
- *            of the histograms: rt_telemetry_snapshot does
+ *            which costs the loop one assignment. Plain cycles have sums of their own, which a reader has to add to
+ *            those of the histograms, as rt_telemetry_snapshot does
  *   records  a ring of the last (release, start, end)
  *   text     the loop's requests and grants, as JSON; written before its thread runs
  *
@@ -87,8 +87,8 @@ typedef struct rt_plain {
   uint64_t squares[RT_PLAIN_HISTOGRAMS];
   int32_t upper[RT_PLAIN_HISTOGRAMS]; /* value v is within the limits iff upper - v > least, as 32-bit integers that */
   int32_t least[RT_PLAIN_HISTOGRAMS]; /* wrap around: none, if both are 0. Used by the writer alone, as are the next */
-  int64_t cycles; /* so many and one more may be added up: the squares of values within the limits stay below 2^64 */
-  int64_t left;   /* how many more may be before the next rt_bank_fold */
+  int64_t cycles; /* for `left`: the squares of one more value than this, within the limits, add up to less than 2^64 */
+  int64_t left;   /* plain cycles before the next rt_bank_fold */
 } rt_plain_t;
 
 typedef struct rt_bank {
