@@ -107,6 +107,11 @@ def faults(tmp_path_factory: pytest.TempPathFactory, compiler: list[str]) -> Pat
     return library
 
 
+def is_trial_of_a_lock(said: dict[str, Any]) -> bool:
+    """Return whether the lock of a page was refused that only shows whether the kernel tells what is locked."""
+    return bool(said["call"] == "mlock" and said["ok"] and not said["text"])
+
+
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "degraded"])
 @pytest.mark.parametrize(
     ("settings", "calls"),
@@ -128,7 +133,8 @@ def test_every_call_of_a_start_fails_in_turn_and_nothing_stays(
         assert said["left"] == {}, said
         assert said["state"] == "stopped", said
         assert said["ok"] or said["typed"], said
-        if call not in MAY_BE_REFUSED:
+        if call not in MAY_BE_REFUSED and not is_trial_of_a_lock(said):
             assert all(word in said["text"] for word in SAYS[call]), said
             assert not (said["ok"] and strict), said
+    assert sum(map(is_trial_of_a_lock, starts)) <= 2
     assert calls <= {said["call"].removesuffix("64") for said in starts}
