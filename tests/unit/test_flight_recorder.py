@@ -260,6 +260,32 @@ def test_a_name_for_files_that_cannot_be_written_is_refused_before_the_first_eve
     assert not list(tmp_path.iterdir())
 
 
+def test_what_happened_before_the_recording_is_no_event_but_is_in_the_file_of_the_next_one(
+    loop: Any, tmp_path: Path
+) -> None:
+    """And the parameters in its file are those of its cycle."""
+    loop.parameters["gain"] = 4.0
+    assert loop.parameters.wait(60)
+    changed = loop.stats.cycles
+    wait_until(lambda: loop.stats.cycles > changed + 150, "there are older samples")
+    files = EventFiles(tmp_path / "event.npz", loop.name, "monotonic", 100)
+    trigger = f"number % 50 == 0 or cycle == {changed + 10}"
+    recorder = FlightRecorder(rtloop.connect(loop.name, os.getpid()), trigger, (100 * PERIOD, 0), files)
+    begin = recorder._events.cycle
+    loop.parameters["gain"] = 5.0
+    follow(recorder, lambda: recorder._events.cycle > begin + 120)
+    recorder.finish()
+    recorder.close()
+    assert recorder.lost == 0 and 0 < recorder.taken <= loop.stats.cycles - begin
+    assert 2 <= files.written <= 4
+    for one in files.kept:
+        records, about = read_event(Path(one["path"]))
+        at = about["trigger_cycle"]
+        assert at >= begin and records["cycle"][0] < at - 50, "with the samples before"
+        assert about["parameters_since"] <= at
+        assert about["parameters"]["gain"] == (5.0 if about["parameters_since"] >= begin else 4.0)
+
+
 def test_no_more_files_are_written_than_asked_for_however_many_events_one_turn_finds(loop: Any, tmp_path: Path) -> None:
     files = EventFiles(tmp_path / "few.npz", loop.name, "monotonic", 100, 2)
     recorder = FlightRecorder(rtloop.connect(loop.name, os.getpid()), "number % 10 == 0", (PERIOD, 0), files)
@@ -304,6 +330,7 @@ def test_a_recording_goes_on_with_the_step_that_replaces_another(laws: ModuleTyp
     with law:
         wait_until(lambda: law.stats.cycles > 20, "it runs")
         recorder = FlightRecorder(rtloop.connect(law.name, os.getpid()), "swap", (8 * PERIOD, 12 * PERIOD), files)
+        begin = recorder._events.cycle
         swapped = []
         for _ in range(2):
             wait_until(lambda: law.stats.cycles > 30 + (swapped[-1] if swapped else 0), "it goes on")
@@ -317,7 +344,7 @@ def test_a_recording_goes_on_with_the_step_that_replaces_another(laws: ModuleTyp
     recorder.finish()
     recorder.close()
     assert recorder.counts["swap"] == 3 and files.written == 3
-    assert recorder.taken == law.stats.cycles and recorder.lost == 0, "every sample of every step"
+    assert recorder.taken == law.stats.cycles - begin and recorder.lost == 0, "every sample of every step"
     assert set(read_event(Path(files.kept[2]["path"]))[0]) == {"cycle", "release", "start", "other"}
     for cycle, one in zip(swapped, files.kept, strict=False):
         records, about = read_event(Path(one["path"]))
@@ -391,6 +418,7 @@ def test_the_samples_of_a_step_that_comes_back_are_recorded_once(laws: ModuleTyp
         wait_until(lambda: law.stats.cycles > 30, "it runs")
         stream = SampleStream(there)
         recorder = FlightRecorder(rtloop.connect(law.name, os.getpid()), "swap", (PERIOD, PERIOD), files)
+        begin = recorder._events.cycle
         law.swap(new, trial="1h", revert_on=())
         taken = stream.read()["cycle"].tolist()
         recorder.turn()
@@ -408,4 +436,4 @@ def test_the_samples_of_a_step_that_comes_back_are_recorded_once(laws: ModuleTyp
     recorder.close()
     stream.close()
     assert taken == list(range(taken[0], taken[-1] + 1)) and stream.lost == 0, "each once"
-    assert recorder.taken == law.stats.cycles and recorder.lost == 0 and recorder.counts["swap"] == 2
+    assert recorder.taken == law.stats.cycles - begin and recorder.lost == 0 and recorder.counts["swap"] == 2

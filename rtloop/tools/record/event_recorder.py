@@ -57,6 +57,15 @@ class EventRecorder:
         self._at: int | None = None  # release of the event that is under way
         self._last: int | None = None  # release of the newest sample
 
+    def remember(self, records: NDArray[Any], columns: Mapping[str, NDArray[Any]]) -> None:
+        """Take samples from before the recording, of which no event is made, and the columns of the last one.
+
+        The first event may need them, and a condition that holds for the last one has not just become true.
+        """
+        if len(records):
+            self.was_true = bool(self._condition.test(records[-1:], columns)[-1])
+            self._keep(records)
+
     def take(self, records: NDArray[Any], columns: Mapping[str, NDArray[Any]] = MappingProxyType({})) -> None:
         """Take the next samples, and the columns of events that the condition may name."""
         if not len(records):

@@ -28,7 +28,9 @@ _MOST_SETS = 10_000
 
 
 class FlightRecorder:
-    """Follow a loop, also over swaps of its step, and write a file for each event.
+    """Follow a loop, also over swaps of its step, and write a file for each event from now on.
+
+    Samples from before are in the files of events that begin soon.
 
     Parameters
     ----------
@@ -66,14 +68,16 @@ class FlightRecorder:
         self._trigger, self._times, self._on_file = trigger, times, on_file
         self._lost = self._next = 0
         signals = loop.signals
+        self._sets: deque[Applied] = deque(maxlen=_MOST_SETS)
+        self._note_parameters()
+        reading = read_loop(loop)
         self._events = LoopEvents(
-            read_loop(loop), loop.period_ns, str(loop.telemetry.settings.get("overrun")), dict(signals.limits)
+            reading, loop.period_ns, str(loop.telemetry.settings.get("overrun")), dict(signals.limits)
         )
         self._reader = signals.reader("oldest")
         self._recorder = self._make_recorder(was_true=True)
-        self._pending = np.empty(0, signals.dtype)
-        self._sets: deque[Applied] = deque(maxlen=_MOST_SETS)
-        self._note_parameters()
+        self._pending = self._remember(self._reader.read(), reading.cycle)
+        self._lost = -self._reader.lost  # before the recording
 
     @property
     def lost(self) -> int:
@@ -103,14 +107,18 @@ class FlightRecorder:
         self._take(self._reader.read(), None if is_swapped else reading.cycle)
         return not is_swapped or self._change_step(reading.swap_cycle)
 
+    def _remember(self, samples: NDArray[Any], begin: int) -> NDArray[Any]:
+        """Take the samples of the cycles before the recording, and return the others."""
+        count = _count_before(samples, begin)
+        last = samples[max(0, count - 1) : count]
+        if len(last):
+            self._recorder.remember(samples[:count], self._events.begin_after(last))
+        return samples[count:]
+
     def _take(self, samples: NDArray[Any], limit: int | None) -> None:
         """Take samples; those of an unfinished cycle are left for the next reading."""
         samples = np.concatenate((self._pending, samples)) if len(self._pending) else samples
-        ready = len(samples)
-        if limit is not None:
-            # From the end: a later run begins with cycle 0 again.
-            while ready and samples["cycle"][ready - 1] >= limit:
-                ready -= 1
+        ready = len(samples) if limit is None else _count_before(samples, limit)
         self._pending = samples[ready:]
         self.taken += ready
         if ready:
@@ -186,12 +194,20 @@ class FlightRecorder:
 
     def _parameters(self, at: int, first: int, last: int) -> dict[str, Any]:
         """Return the parameters that a cycle used, and the sets that came into use in the other cycles."""
-        used = next((one for one in reversed(self._sets) if one.cycle <= at), self._sets[0] if self._sets else None)
+        used = next((one for one in reversed(self._sets) if one.cycle <= at), None)
         return {
             "parameters": {} if used is None else _plain(used)["values"],
             "parameters_since": None if used is None else used.cycle,
             "parameter_sets": [_plain(one) for one in self._sets if first <= one.cycle <= last],
         }
+
+
+def _count_before(samples: NDArray[Any], cycle: int) -> int:
+    """Return the number of samples before those of a cycle and of later ones, which are the last."""
+    count = len(samples)
+    while count and samples["cycle"][count - 1] >= cycle:  # from the end: a later run begins with cycle 0 again
+        count -= 1
+    return count
 
 
 def _plain(applied: Applied) -> dict[str, Any]:

@@ -245,8 +245,16 @@ class LoopEvents:
                 self._times.popleft()
         return found
 
-    def _count_outside(self, samples: NDArray[Any]) -> NDArray[Any]:
-        """Return for each sample the number of signals outside of their limits, and note each that leaves them."""
+    def begin_after(self, sample: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Take the last sample before those whose events count, as an array of one; return its columns.
+
+        A signal that is outside of its limits there has left them before.
+        """
+        self._outside = float(self._outside_of(sample)[-1])
+        return self.columns(sample)
+
+    def _outside_of(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """Return for each sample the number of signals outside of their limits."""
         outside = np.zeros(len(samples))
         for name, (low, high) in self.limits.items():
             values = samples[name].reshape(len(samples), math.prod(samples[name].shape[1:]))
@@ -256,6 +264,11 @@ class LoopEvents:
             if high is not None:
                 inside &= values <= high
             outside += ~inside.all(axis=1)
+        return outside
+
+    def _count_outside(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """Return the same, and note each signal that leaves its limits."""
+        outside = self._outside_of(samples)
         if len(samples):
             more = np.diff(outside, prepend=self._outside)
             for index in np.flatnonzero(more > 0).tolist():
