@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from rtloop.process.nap import nap
 from rtloop.tools.options import as_json_option, complete_loop, config_option
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rtloop.live.connect import Connection
     from rtloop.live.declared_parameters import Parameter
     from rtloop.live.signals import Signals
@@ -126,7 +129,7 @@ def set(  # noqa: A001 - the name of the command
         is_used = loop.parameters.wait(1 + 3e-9 * loop.period_ns)
         document = _document(loop, tuple(values))
     for key, one in document["parameters"].items():
-        one["before"] = _plain(before[key])
+        one["before"] = _plain(before[key], declared[key].dtype)
     if as_json:
         click.echo(json.dumps({"command": "set", **document, "is_used": is_used}, indent=1))
     else:
@@ -189,16 +192,23 @@ def parse_value(parameter: Parameter, text: str) -> Any:
         If it has not the form of a value of the type.
     """
     kind = parameter.dtype.kind
+    values = ("false", "true") if kind == "b" else ("0", "1")  # in C, and in Cython's bint, a bool is a whole number
+    plain = text if kind == "f" else re.sub(r"\w+", lambda found: _replace(found[0], values), text)
     try:
         if parameter.shape:
-            return json.loads(text if text.startswith("[") else f"[{text}]")
+            return json.loads(plain if plain.startswith("[") else f"[{plain}]")
         if kind == "b":
-            return _WORDS[text.lower()] if text.lower() in _WORDS else bool(("0", "1").index(text))
-        return float(text) if kind == "f" else int(text, 0)
+            return bool(("false", "true", "0", "1").index(plain) % 2)
+        return float(plain) if kind == "f" else int(plain, 0)
     except ValueError:
         what = {"b": "true or false", "f": "a number"}.get(kind, "a whole number")
         what = f"an array such as 1,2,3 of the shape {parameter.shape}" if parameter.shape else what
         raise click.BadParameter(f"{parameter.name}={text} must be {what}", param_hint="KEY=VALUE") from None
+
+
+def _replace(word: str, values: tuple[str, str]) -> str:
+    """Return the value of a word such as "on", and any other word as it is."""
+    return values[_WORDS[word.lower()]] if word.lower() in _WORDS else word
 
 
 def _document(loop: Connection | RemoteConnection, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -209,8 +219,8 @@ def _document(loop: Connection | RemoteConnection, keys: tuple[str, ...]) -> dic
     for key in keys:
         one = declared[key]
         listed[key] = {
-            "value": _plain(asked[key]),
-            "uses": None if applied is None else _plain(applied.values[key]),
+            "value": _plain(asked[key], one.dtype),
+            "uses": None if applied is None else _plain(applied.values[key], one.dtype),
             "type": one.kind,
             "shape": list(one.shape),
             "low": one.low,
@@ -235,7 +245,8 @@ def _sample(signals: Signals | RemoteSignals | None, keys: tuple[str, ...]) -> d
     listed = {}
     for name in keys or signals.names:
         if name in signals:
-            kind, value = signals.dtype[name], _plain(latest.get(name))
+            kind = signals.dtype[name]
+            value = _plain(latest.get(name), kind.base)
             described = {"type": kind.base.str[1:], "shape": list(kind.shape), "unit": units[name]}
             listed[name] = {"value": value, **described}
     return {"signals_cycle": latest.get("cycle"), "signals": listed}
@@ -252,8 +263,14 @@ def _as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+def _plain(value: Any, kind: np.dtype[Any]) -> Any:
+    """Return a value as Python's numbers; those of fewer bits than a double with no more digits than they have."""
+    import numpy as np  # here, because the commands have to start quickly
+
+    if value is None or kind.str[1:] not in ("f2", "f4"):
+        return value.tolist() if hasattr(value, "tolist") else value
+    numbers = np.asarray(value, kind)
+    return np.array([float(str(one)) for one in numbers.ravel()]).reshape(numbers.shape).tolist()
 
 
 def format_value(value: Any) -> str:

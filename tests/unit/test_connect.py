@@ -321,6 +321,52 @@ def test_the_shell_completes_loops_and_their_keys(arm: Any) -> None:
     assert complete("rtloop get nobody-of-this-name ") == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("b1", "on", True), ("b1", "0", False), ("b1", "No", False), ("i4", "off", 0), ("u1", "yes", 1),
+        ("i4", "-0x10", -16), ("3b1", "off,on,true", [False, True, True]), ("3b1", "[1,0,no]", [1, 0, False]),
+        ("2i4", "on,7", [1, 7]), ("f8", "1e3", 1000.0), ("2f8", "1,2.5", [1, 2.5]),
+    ],
+)  # fmt: skip
+def test_words_on_the_command_line(kind: str, text: str, value: Any) -> None:
+    """A bool of C may be declared as a whole number."""
+    pytest.importorskip("click")
+    from rtloop.tools.parameters import parse_value
+
+    data = np.zeros((), [("x", kind)])
+    loop = rtloop.PyLoop(lambda cycle: None, "1ms", data=data, parameters=["x"])
+    found = parse_value(loop.parameters.declared["x"], text)
+    assert found == value and type(found) is type(value)
+    loop.parameters["x"] = found
+
+
+@pytest.mark.parametrize(("kind", "text"), [("f8", "on"), ("i4", "one"), ("b1", "2"), ("b1", "offs"), ("2b1", "on,x")])
+def test_words_that_are_no_values_are_refused(kind: str, text: str) -> None:
+    click = pytest.importorskip("click")
+    from rtloop.tools.parameters import parse_value
+
+    loop = rtloop.PyLoop(lambda cycle: None, "1ms", data=np.zeros((), [("x", kind)]), parameters=["x"])
+    with pytest.raises(click.BadParameter, match="must be"):
+        parse_value(loop.parameters.declared["x"], text)
+
+
+def test_a_float_of_32_bits_is_shown_with_the_digits_that_it_has() -> None:
+    pytest.importorskip("click")
+    data = np.zeros((), [("gain", "f4"), ("angle", "2f4")])
+    data["gain"], data["angle"] = 0.1, (7461.1, np.nan)
+    with rtloop.PyLoop(
+        lambda cycle: None, "1ms", name=f"single-{os.getpid()}", data=data, parameters=["gain"], signals=["angle"],
+        strict=False, policy="other", lock_memory="off", dma_latency=None,
+    ) as loop:  # fmt: skip
+        wait_until(lambda: loop.stats.cycles > 2, "it runs")
+        done = run_command("get", loop.name, "--json")
+        shown = run_command("get", loop.name)
+    document = json.loads(done.stdout)
+    assert document["parameters"]["gain"]["value"] == document["parameters"]["gain"]["uses"] == 0.1
+    assert document["signals"]["angle"]["value"] == [7461.1, None] and " 0.1 " in shown.stdout
+
+
 def test_the_commands_get_and_set(arm: Any) -> None:
     pytest.importorskip("click")
     shown = run_command("get", arm.name)

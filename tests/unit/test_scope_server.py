@@ -486,6 +486,14 @@ def test_an_address_that_cannot_be_had(tmp_path: Path) -> None:
             done = subprocess.run([sys.executable, "-P", "-m", "rtloop", "scope", *options], capture_output=True,
                                   text=True, check=False, cwd=tmp_path, timeout=LIMIT_S)  # fmt: skip
             assert done.returncode == 1 and "cannot listen there" in done.stderr and "Traceback" not in done.stderr
+            assert done.stderr.endswith("choose another one with --port\n")
+
+
+@pytest.mark.parametrize("option", ["--keep=1s", "--folder=.", "--presets=x.json"])
+def test_options_of_the_page_are_refused_with_foxglove(tmp_path: Path, option: str) -> None:
+    done = subprocess.run([sys.executable, "-P", "-m", "rtloop", "scope", "--foxglove", option], capture_output=True,
+                          text=True, check=False, cwd=tmp_path, timeout=LIMIT_S)  # fmt: skip
+    assert done.returncode == 2 and f"{option.partition('=')[0]} is for the page" in done.stderr
 
 
 def test_other_machines_only_if_asked(tmp_path: Path) -> None:

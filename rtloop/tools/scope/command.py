@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from rtloop.tools.interruption import default_handlers, noted_signals
 from rtloop.tools.options import config_option, say_once, to_duration
@@ -83,6 +84,12 @@ def scope(
     if keys is not None and (foxglove or pid is not None):
         raise click.UsageError("--pid and --foxglove are for loops of this machine: leave out --zenoh")
     if foxglove:
+        context = click.get_current_context()
+        for unused in ("keep", "folder", "presets"):
+            if context.get_parameter_source(unused) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"--{unused} is for the page of the scope: leave it out, or leave out --foxglove"
+                )
         _serve_foxglove(name, pid, host, 8765 if port is None else port, allow_set)
         return
     from rtloop.tools.scope.assets import bokeh_path
@@ -138,7 +145,9 @@ def _serve_foxglove(name: str | None, pid: int | None, host: str, port: int, can
         try:
             bridge = FoxgloveBridge(name, pid, host, port, can_set=can_set, say=_say)
         except RuntimeError as error:
-            raise click.ClickException(f"{host}, port {port}: cannot listen there: {error}") from None
+            raise click.ClickException(
+                f"{host}, port {port}: cannot listen there: {error}; choose another one with --port"
+            ) from None
         try:
             _say(f"Open ws://{host}:{bridge.port} in Foxglove or Lichtblick: Open connection, Foxglove WebSocket.")
             _say("Ctrl-C ends.")
@@ -162,7 +171,9 @@ def _bind(host: str, port: int) -> list[socket.socket]:
         found = tornado.netutil.bind_sockets(port, host)
     except (OSError, UnicodeError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        raise click.ClickException(f"{host}, port {port}: cannot listen there: {text}") from None
+        raise click.ClickException(
+            f"{host}, port {port}: cannot listen there: {text}; choose another one with --port"
+        ) from None
     for other in found[1:]:  # with port 0 each would have another port
         other.close()
     return found[:1]
