@@ -31,8 +31,9 @@ class Program:
     def __init__(self, folder: Path, *arguments: str, until: str = "http://") -> None:
         self.folder = folder
         environment = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config")}
+        files = () if "--foxglove" in arguments else ("--folder", str(folder))
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CODE, "scope", "--folder", str(folder), *arguments],
+            [sys.executable, "-P", "-c", _CODE, "scope", *files, *arguments],
             stderr=subprocess.PIPE, text=True, env=environment, cwd=folder,
         )  # fmt: skip
         assert self.process.stderr is not None
