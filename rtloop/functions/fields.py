@@ -92,9 +92,10 @@ def _declare_signals(to: SignalSet, data: Any, names: Fields) -> None:
     ConfigError
         If one of them cannot be a signal.
     """
-    for name, address, kind, _ in fields_of(data, names, "signals"):
-        begin = data.ctypes.data
-        own = (begin, begin + data.nbytes) if data.flags.owndata else None  # a view may be of a device's registers
+    found = list(fields_of(data, names, "signals"))
+    begin = data.ctypes.data
+    own = (begin, begin + data.nbytes) if data.flags.owndata else None  # a view may be of a device's registers
+    for name, address, kind, _ in found:
         made = to.declare(name, address, kind, own)
         if isinstance(names, Mapping):
             given = names[name]

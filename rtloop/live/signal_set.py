@@ -145,8 +145,8 @@ def find_pieces(signals: Sequence[Signal], addresses: Sequence[int], memory: Seq
 
     Words of 8 bytes cost least. So if a signal is in memory that may be read as a whole, all aligned words that contain
     it are copied. If all gaps between these words are of one word, the gaps are copied as well, because words that all
-    follow each other cost least of all. If that makes too many words for a record, or a large record
-    of which less than a quarter is signals, only the signals are copied.
+    follow each other cost least of all. If that makes too many words for a record, or a large record of which less than
+    a quarter is signals, only the signals are copied.
 
     Pieces of larger words come first. Of those of 8 bytes, the sampler copies two at a time if they follow each other
     in memory and in the record, from its beginning on. So pieces of an even number of words come first. Of those of an

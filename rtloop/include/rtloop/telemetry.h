@@ -80,7 +80,7 @@ enum { RT_EXECUTION = 0, RT_LATENCY = 1, RT_RESPONSE = 2, RT_INTERVAL = 3, RT_WA
 /* The first ones, of which every plain cycle has a value. */
 #define RT_PLAIN_HISTOGRAMS 4
 
-/* What plain cycles add up, until rt_bank_fold adds it to the histograms: the values of the first histograms and
+/* Sums over plain cycles, until rt_bank_fold adds them to the histograms: of the values of the first histograms, and of
  * their squares. */
 typedef struct rt_plain {
   _Alignas(16) int64_t sums[RT_PLAIN_HISTOGRAMS];
