@@ -482,8 +482,8 @@ def test_a_signal_handler_may_stop_loops_at_any_moment(script: Script) -> None:
     other.stop(); before = files()
     hits = 0
     for i in range(150):
-        signal.setitimer(signal.ITIMER_REAL, random.Random(i).uniform(0.0002, 0.006))
         try:
+            signal.setitimer(signal.ITIMER_REAL, random.Random(i).uniform(0.0002, 0.006))
             loop.start(); time.sleep(0.001); loop.stop()
             signal.setitimer(signal.ITIMER_REAL, 0)
         except InterruptedError:
