@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import itertools
 import os
@@ -18,6 +19,7 @@ from rtloop.culprit.machine import counts_interrupts, idle_state_name, loop_name
 from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.trace_text import first_time, last_time, parse
 from rtloop.culprit.tracefs import TraceInstance
+from rtloop.process.helper_thread import HelperThread
 from rtloop.settings import CLOCKS
 from rtloop.stats.explanation import Explanation
 from rtloop.telemetry.gc_watch import recent_collections
@@ -50,6 +52,7 @@ _RARE_EVENTS = {
 _OWN_EVENTS = ("sched/sched_waking", "sched/sched_migrate_task")
 _CPU_KB, _RARE_KB = 4096, 128
 _LOOK_S = 0.05
+_STACK_BYTES = 1 << 20
 #: Of the thread that looks: ordinary, but before other ordinary threads, because the ring is overwritten.
 _NICE = -15
 #: Text that is kept, in case that a later cycle needs it, and the times around a cycle that are looked at.
@@ -189,11 +192,11 @@ class Recorder:
             tails.append(_Tail(TraceInstance(f"{name}-all", rare, None, _RARE_KB)))
             self._cpu_tail, self._rare_tail = tails
             self.missing = [*tails[0].instance.missing, *tails[1].instance.missing]
-            self._is_over = threading.Event()
+            self._is_over = _thread.allocate_lock()  # held until then
+            self._is_over.acquire()
             self._lock = threading.Lock()
-            self._thread = threading.Thread(target=self._watch, name="rtloop-explain", daemon=True)
             try:
-                self._thread.start()
+                self._thread = HelperThread(self._watch, "rtloop-explain", _STACK_BYTES)
             except RuntimeError as error:
                 raise OSError(errno.EAGAIN, str(error), "the thread that reads the trace") from error
         except BaseException:
@@ -209,8 +212,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Look at the last cycles of a run that has ended."""
-        self._is_over.set()
-        self._thread.join()
+        self._stop()
         self._look()
         with self._lock:
             until, used = time.monotonic() + _FINISH_S, time.thread_time() + _FINISH_CPU_S
@@ -222,16 +224,20 @@ class Recorder:
 
     def close(self) -> None:
         """End the thread and remove the trace. A second call does nothing."""
-        self._is_over.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self._stop()
         for tail in (self._cpu_tail, self._rare_tail):
             tail.instance.close()
+
+    def _stop(self) -> None:
+        with suppress(RuntimeError):  # it is over already
+            self._is_over.release()
+        if not self._thread.is_current:
+            self._thread.join()
 
     def _watch(self) -> None:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        while not self._is_over.wait(_LOOK_S):
+        while not self._is_over.acquire(timeout=_LOOK_S):
             self._look()
 
     def _look(self) -> None:

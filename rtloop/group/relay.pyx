@@ -10,10 +10,12 @@ from rtloop.headers.loop cimport RT_REMOTE_REPORTED, rt_futex_wait, rt_loop_noti
 from rtloop.loop.thread cimport LoopThread
 
 import os
-import threading
+
+from rtloop.process.helper_thread import HelperThread
 
 # Pause before another try if the kernel has no memory for poll(2).
 cdef enum: _PAUSE_NS = 10_000_000
+_STACK_BYTES = 256 << 10
 
 
 cdef class Relay:
@@ -54,8 +56,7 @@ cdef class Relay:
                 self._loops[i] = (<LoopThread>member.thread).rt
                 self._files[2 * i].fd, self._files[2 * i].events = files.failure, POLLIN
                 self._files[2 * i + 1].fd, self._files[2 * i + 1].events = files.end, files.end_events
-            self._thread = threading.Thread(target=self._work, name="rtloop-relay", daemon=True)
-            self._thread.start()
+            self._thread = HelperThread(self._work, "rtloop-relay", _STACK_BYTES)
         except BaseException:
             self._close()
             raise
@@ -66,8 +67,7 @@ cdef class Relay:
 
     def wait(self, timeout_ns):
         """Wait until all of the processes have ended, and the others were notified. Returns True if so."""
-        self._thread.join(timeout_ns / 1e9)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout_ns / 1e9)
 
     def _work(self):
         if self._priority is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from contextlib import suppress
 
 from rtloop.guard.thread_pools import loop_tids
+from rtloop.process.python_threads import python_threads
 from rtloop.settings import format_policy
 from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fileio import parse_fields, read_text
@@ -59,8 +59,7 @@ class StartedThreads:
     def _look(self) -> None:
         if starting:
             return
-        new = set(_tasks()) - self._before - self._found.keys()
-        new -= {thread.native_id for thread in threading.enumerate() if thread.native_id is not None}
+        new = set(_tasks()) - self._before - self._found.keys() - python_threads()
         for tid in new - set(loop_tids):
             with suppress(OSError, ValueError, KeyError):  # it may have ended
                 status = parse_fields(read_text(f"/proc/self/task/{tid}/status"))

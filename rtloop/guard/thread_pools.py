@@ -10,7 +10,6 @@ import ctypes
 import functools
 import operator
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from rtloop.errors import ConfigError
 from rtloop.guard.loaded_libraries import library_changes, loaded_libraries
+from rtloop.process.python_threads import python_threads
 from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
@@ -163,7 +163,7 @@ class PoolWatch:
         """Return the CPU time of each thread but those of loops, in ns, and True if it is a library's."""
         found = {}
         libraries = set(_library_threads())
-        for tid in {*libraries, *(thread.native_id or 0 for thread in threading.enumerate())}:
+        for tid in libraries | python_threads():
             with suppress(OSError, ValueError, IndexError):  # it may have ended
                 found[tid] = int(read_text(f"/proc/self/task/{tid}/schedstat").split()[0]), tid in libraries
         return found
@@ -171,7 +171,7 @@ class PoolWatch:
 
 def _library_threads() -> list[int]:
     """Return the threads of this process that neither Python nor rtloop has started; empty without ``/proc``."""
-    known = {thread.native_id for thread in threading.enumerate()} | set(loop_tids)
+    known = python_threads() | set(loop_tids)
     found: list[int] = []
     try:
         tasks = os.listdir("/proc/self/task")

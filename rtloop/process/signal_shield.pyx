@@ -83,7 +83,6 @@ def _keep(jobs):
 def _work(jobs):
     global _ident, _is_busy
     _ident = _thread.get_ident()
-    prctl(PR_SET_NAME, b"rtloop-keeper")
     block_signals()
     give_up_policy()
     while True:
@@ -122,23 +121,25 @@ def _start():
         jobs = queue.SimpleQueue()
         try:
             # Not threading.Thread, whose Python code a signal handler could interrupt before the queue is stored.
-            _start_thread(_keep, (jobs,), _STACK_BYTES)
+            _start_thread(_keep, (jobs,), _STACK_BYTES, "rtloop-keeper")
         except RuntimeError:
             return None  # the interpreter is about to end
         _jobs, _pid = jobs, os.getpid()
         return jobs
 
 
-def _start_thread(function, arguments, stack_bytes):
+def _start_thread(function, arguments, stack_bytes, name):
     # The size is that of all threads that this process starts: two that changed it at once would leave a wrong one.
     former = _thread.stack_size(stack_bytes)
     try:
-        _thread.start_new_thread(_begin, (function, arguments))
+        _thread.start_new_thread(_begin, (function, arguments, name.encode()))
     finally:
         _thread.stack_size(former)
 
 
-def _begin(function, arguments):
+def _begin(function, arguments, name):
+    if name:
+        prctl(PR_SET_NAME, <char *>name)
     _numbers.difference_update([number for number in list(_numbers) if not _state(number)])
     _numbers.add(_thread.get_native_id())
     function(*arguments)
@@ -169,7 +170,7 @@ def _rest():
 atexit.register(_rest)
 
 
-def start_thread(function, arguments, stack_bytes):
+def start_thread(function, arguments, stack_bytes, name=""):
     """Start a thread with a stack of this size, which the end of the interpreter does not wait for.
 
     Raises
@@ -178,7 +179,7 @@ def start_thread(function, arguments, stack_bytes):
         If no thread can be created.
     """
     with _starting:
-        _start_thread(function, arguments, stack_bytes)
+        _start_thread(function, arguments, stack_bytes, name)
 
 
 def give_up_policy():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+from rtloop.process.helper_thread import HelperThread
 from rtloop.system.cpu import format_cpu_list, isolated_cpus
 from rtloop.system.cpuset import own_cpuset, partitioned_cpus, read_cpus, read_mask
 
 __all__ = ["CpuChoice", "auto_cpus", "choose_auto", "usable_isolated_cpus"]
+
+_STACK_BYTES = 256 << 10
 
 
 class CpuChoice(NamedTuple):
@@ -42,12 +44,8 @@ def _reachable_cpus() -> tuple[int, ...]:
             os.sched_setaffinity(0, possible)
         found.append(_inherited())
 
-    thread = threading.Thread(target=ask, name="rtloop-cpus")
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is about to end
-        return tuple(sorted(found[0]))
-    thread.join()
+    with suppress(RuntimeError):  # no thread can be created: the interpreter is about to end
+        HelperThread(ask, "rtloop-cpus", _STACK_BYTES).join()
     return tuple(sorted(found[-1]))
 
 

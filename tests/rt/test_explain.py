@@ -143,6 +143,20 @@ def test_a_collection_of_garbage_is_named_beside_a_step_in_python() -> None:
     assert kept
 
 
+def test_it_starts_and_ends_while_its_caller_holds_the_lock_of_pythons_threads() -> None:
+    """As in a signal handler that has interrupted threading.enumerate(), or the start of a thread."""
+    script = """
+import threading, warnings, rtloop
+warnings.simplefilter("ignore")
+loop = rtloop.RTLoop("1ms", policy="other", lock_memory="off", dma_latency=None, explain="100us")
+with threading._active_limbo_lock:
+    stats = loop.run(cycles=50)
+print(stats.explanations is not None)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_a_killed_process_leaves_a_trace_that_the_next_run_removes() -> None:
     code = "import rtloop\nwith rtloop.RTLoop('1kHz', explain=True):\n    print('ready', flush=True); input()"
     with subprocess.Popen(

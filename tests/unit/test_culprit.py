@@ -740,10 +740,10 @@ def test_explanations_of_cycles_before_a_reset_are_dropped(make_recorder):
 
 
 def test_without_a_thread_the_trace_is_removed_and_refused(make_recorder, tmp_path, monkeypatch):
-    def refuse(thread: threading.Thread) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(recorder, "HelperThread", refuse)
     with pytest.raises(OSError, match="can't start new thread"):
         make_recorder(FakeBlock(0), explain=True)
     assert not list((tmp_path / "instances").iterdir())

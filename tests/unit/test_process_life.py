@@ -499,6 +499,34 @@ def test_a_signal_handler_may_stop_loops_at_any_moment(script: Script) -> None:
     assert done.stdout.split() == ["True", "True", "0"], done.stdout + done.stderr
 
 
+#: Loops that a signal handler may have to stop, and what starts them.
+STARTED = {
+    "a loop": "loop = make()",
+    "a guarded loop": "loop = make(guard='count')",
+    "a group": "loop = rtloop.LoopGroup([make(name='a'), make(name='b')])",
+    "a PyLoop": "loop = rtloop.PyLoop(lambda cycle: 0, '1ms', policy='other')",
+}
+
+
+@pytest.mark.parametrize("create", STARTED.values(), ids=STARTED)
+def test_a_loop_stops_while_its_caller_holds_the_lock_of_pythons_threads(script: Script, create: str) -> None:
+    """As in a signal handler that has interrupted threading.enumerate(), or the start of a thread."""
+    done = script(dedent(f"""
+    warnings.simplefilter("ignore")
+    {create}
+    loop.start()
+    time.sleep(0.05)
+    with threading._active_limbo_lock:
+        loop.stats
+        loop.stop()
+        loop.start()
+        time.sleep(0.02)
+        loop.stop()
+    print(loop.state)
+    """), timeout=20)  # fmt: skip
+    assert done.stdout == "stopped\n", done.stdout + done.stderr
+
+
 NO_FILE = """
 import resource
 def use_all_files():
