@@ -188,10 +188,10 @@ PROGRAMS = {
                 "pool.h", "index >= rt_load_relaxed(&pool->high_water)", "index >= pool->count"
             ),
             "frees the spare one again": Mutation(
-                "pool.h", "if (RT_UNLIKELY(recent_is == RT_POOL_SPARE)) return", "if (0) return"
+                "pool.h", "if (recent_is == RT_POOL_SPARE && (char *)block == pool->recent) return", "if (0) return"
             ),
             "frees no block": Mutation(
-                "pool.h", "(char *)block == pool->recent && recent_is)", "(char *)block == pool->recent)"
+                "pool.h", "recent_is == RT_POOL_LENT && (char *)block", "(char *)block"
             ),
             "loses the spare one": Mutation("pool.h", "if (recent_is != RT_POOL_SPARE) {", "{"),
             "counts the spare one": Mutation(
@@ -235,7 +235,7 @@ PROGRAMS = {
                 "ring.h", "rt_store_release(&ring->tail, tail + taken);", "rt_store_relaxed(&ring->tail, tail + taken);"
             ),
             "pops without a release": Mutation(
-                "ring.h", "rt_store_release(&ring->head, head + 1);", "rt_store_relaxed(&ring->head, head + 1);"
+                "ring.h", "rt_store_release(&ring->head, next);", "rt_store_relaxed(&ring->head, next);"
             ),
             "pops many without a release": Mutation(
                 "ring.h", "rt_store_release(&ring->head, head + taken);", "rt_store_relaxed(&ring->head, head + taken);"

@@ -110,7 +110,7 @@ static inline uint64_t rt_ring_update_high_water(rt_ring_t *ring, uint64_t fill,
 /* Compute how many of `wanted` items, at least 1, the producer may write now; those for which there is no room are
  * counted as dropped. The producer; O(1), wait-free. */
 static inline uint64_t rt_ring_room(rt_ring_t *ring, uint64_t tail, uint64_t wanted) {
-  if ((int64_t)(ring->watched - (tail + wanted)) < 0) {
+  if (RT_UNLIKELY((int64_t)(ring->watched - (tail + wanted)) < 0)) {
     const uint64_t head = rt_load_acquire(&ring->head), high = rt_load_relaxed(&ring->high_water);
     const uint64_t below = head + high - tail;
     if (RT_UNLIKELY(below < wanted)) return rt_ring_update_high_water(ring, tail - head, wanted);
@@ -142,13 +142,16 @@ static inline int rt_ring_push(rt_ring_t *ring, const void *item) {
  * The consumer; wait-free: about 15 instructions and a copy; allocates nothing, no system call. */
 static inline int rt_ring_pop_sized(rt_ring_t *ring, void *item, size_t item_bytes) {
   const uint64_t head = rt_load_relaxed(&ring->head);
-  if ((int64_t)(ring->tail_seen - (head + 1)) < 0) {
+  const uint64_t next = head + 1;
+  if ((int64_t)(ring->tail_seen - next) < 0) {
     const uint64_t tail = rt_load_acquire(&ring->tail);
-    if (tail == head) return 0;
-    if (tail - head > 1) ring->tail_seen = tail; /* otherwise this pop uses it up, and the store is saved */
+    if (RT_UNLIKELY(tail != next)) { /* otherwise this pop uses it up, and the store is saved */
+      if (tail == head) return 0;
+      ring->tail_seen = tail;
+    }
   }
   memcpy(item, (char *)(ring + 1) + (head & ring->mask) * item_bytes, item_bytes);
-  rt_store_release(&ring->head, head + 1);
+  rt_store_release(&ring->head, next);
   return 1;
 }
 
