@@ -274,8 +274,8 @@ cdef class TelemetryBlock(TelemetryReader):
 
 cdef object _histogram(const rt_histogram_t *h):
     counts = np.empty(RT_HISTOGRAM_BINS, np.uint64)
-    cdef size_t address = counts.ctypes.data
-    rt_histogram_counts(h, <uint64_t *>address)
+    cdef uint64_t[::1] bins = counts
+    rt_histogram_counts(h, &bins[0])
     counts.flags.writeable = False
     is_empty = h.min > h.max
     squares = <object>h.squares_high << 64 | <object>h.squares_low

@@ -216,7 +216,8 @@ class LoopReader:
             records = MOST_FOREIGN_RECORDS if records is True else min(records, MOST_FOREIGN_RECORDS)
         try:
             snapshot: Snapshot = block.snapshot(records=records)
-            state = self.state
+            # The snapshot has just looked at the thread.
+            state = "running" if self._task.was_alive and not block.has_ended else self.state
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
         if state == "running":

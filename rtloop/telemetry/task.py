@@ -17,11 +17,14 @@ class Task:
     ----------
     cpu_at_usage : int or None
         CPU that it had run on last when :meth:`usage` was called.
+    was_alive : bool
+        True if it existed then.
     """
 
     def __init__(self, pid: int, tid: int) -> None:
         self.pid, self.tid, self._folder = pid, tid, -1
         self.cpu_at_usage: int | None = None
+        self.was_alive = False
         self._folder = os.open(f"/proc/{pid}/task/{tid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -40,8 +43,9 @@ class Task:
 
     def usage(self) -> tuple[int, int, int, int]:
         """Return minor and major page faults, voluntary and involuntary context switches."""
+        self.was_alive = False
         stat = self.read("stat")
-        self.cpu_at_usage = _cpu(stat)
+        self.cpu_at_usage, self.was_alive = _cpu(stat), _is_alive(stat)
         return thread_usage(stat, self.read("status"))
 
     @property
@@ -56,13 +60,17 @@ class Task:
     def is_alive(self) -> bool:
         """True if it still exists."""
         try:
-            return self.read("stat").rpartition(")")[2].split()[0] not in "ZXx"
+            return _is_alive(self.read("stat"))
         except (OSError, IndexError):
             return False
 
 
 def _cpu(stat: str) -> int:
     return int(stat.rpartition(")")[2].split()[36])
+
+
+def _is_alive(stat: str) -> bool:
+    return stat.rpartition(")")[2].split()[0] not in "ZXx"
 
 
 def find_task(pid: int, inner_pid: int, inner_tid: int) -> Task | None:

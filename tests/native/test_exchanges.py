@@ -190,9 +190,7 @@ PROGRAMS = {
             "frees the spare one again": Mutation(
                 "pool.h", "if (recent_is == RT_POOL_SPARE && (char *)block == pool->recent) return", "if (0) return"
             ),
-            "frees no block": Mutation(
-                "pool.h", "recent_is == RT_POOL_LENT && (char *)block", "(char *)block"
-            ),
+            "frees no block": Mutation("pool.h", "recent_is == RT_POOL_LENT && (char *)block", "(char *)block"),
             "loses the spare one": Mutation("pool.h", "if (recent_is != RT_POOL_SPARE) {", "{"),
             "counts the spare one": Mutation(
                 "pool.h", "rt_load_relaxed(&pool->depth) + is_spare", "rt_load_relaxed(&pool->depth)"

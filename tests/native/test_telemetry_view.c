@@ -152,15 +152,16 @@ static void test_histograms_that_contradict_the_counters_are_unsound(void) {
   rt_bank_t *bank = make_bank();
   uint64_t written;
   rt_histogram_t *h = bank->histograms;
-  UNSOUND(h[RT_LATENCY].counts[0] = 1);
+  UNSOUND(h[RT_LATENCY].counts[rt_histogram_counter(h[RT_LATENCY].min)] += 1);
   UNSOUND(h[RT_EXECUTION].counts[rt_histogram_counter(5)] -= 1);
-  UNSOUND((h[RT_RESPONSE].counts[0] = UINT64_C(1) << 63, h[RT_RESPONSE].counts[1] = UINT64_C(1) << 63)); /* sum: 0 */
+  UNSOUND((h[RT_RESPONSE].min = 0, h[RT_RESPONSE].counts[0] = h[RT_RESPONSE].counts[1] = UINT64_C(1) << 63)); /* 0 */
   UNSOUND((h[RT_INTERVAL].counts[rt_histogram_counter(1001)] -= 1));
   UNSOUND(bank->counters.cycles += 1);
   UNSOUND(bank->counters.cycles = UINT64_MAX);
   UNSOUND(bank->counters.warmup = CYCLES + 1);
   UNSOUND(h[RT_LATENCY].max = INT64_MAX);
   UNSOUND((h[RT_LATENCY].min = 7, h[RT_LATENCY].max = 6));
+  UNSOUND(h[RT_LATENCY].min += 1);
   free(bank);
   free(t);
 }

@@ -21,7 +21,6 @@ from rtloop.telemetry import live_grants
 
 pytest.importorskip("rich", reason="rtloop top needs rtloop[top]")
 
-from rich.text import Text
 
 from rtloop.tools.cli import main
 from rtloop.tools.top import command, view
@@ -214,9 +213,9 @@ def test_counts_that_should_be_0_stand_out(pair: Any, sampler: Sampler) -> None:
     column = next(column for column in view.COLUMNS if column.head == "MISSED")
     some = SimpleNamespace(stats=SimpleNamespace(missed=3, device_missed=None))
     none = SimpleNamespace(stats=SimpleNamespace(missed=0, device_missed=None))
-    assert "red" in str(view.cell(column, some).style)  # type: ignore[arg-type]
-    assert str(view.cell(column, none).style) == ""  # type: ignore[arg-type]
-    assert all(isinstance(view.cell(column, row).plain, str) for column in view.COLUMNS)
+    assert "red" in view.cell(column, some).style  # type: ignore[arg-type]
+    assert view.cell(column, none).style == ""  # type: ignore[arg-type]
+    assert all(isinstance(view.cell(column, row).text, str) for column in view.COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +231,13 @@ def test_violations_of_a_guarded_step_are_a_column(guard: dict[str, Any], shown:
     """What nothing counted is not shown as 0."""
     column = next(column for column in view.COLUMNS if column.head == "GUARD")
     cell = view.cell(column, SimpleNamespace(stats=SimpleNamespace(guard=guard)))  # type: ignore[arg-type]
-    assert cell.plain == shown and ("red" in str(cell.style)) == is_bad
+    assert cell.text == shown and ("red" in cell.style) == is_bad
 
 
 def test_a_long_name_does_not_take_the_place_of_the_figures() -> None:
     column = view.COLUMNS[0]
     named = [SimpleNamespace(label=name) for name in ("x" * 24, "x" * 25)]
-    assert [view.cell(column, row).plain for row in named] == ["x" * 24, "x" * 23 + "…"]  # type: ignore[arg-type]
+    assert [view.cell(column, row).text for row in named] == ["x" * 24, "x" * 23 + "…"]  # type: ignore[arg-type]
 
 
 def test_a_narrow_screen_keeps_the_columns_that_matter_most(pair: Any, sampler: Sampler) -> None:
@@ -253,7 +252,7 @@ def test_a_narrow_screen_keeps_the_columns_that_matter_most(pair: Any, sampler: 
 def test_a_line_has_its_cells_in_columns_of_the_given_widths() -> None:
     from rich.console import Console
 
-    cells = [Text("a", justify="left"), Text("12", "bold red", justify="right"), Text("much too long", justify="left")]
+    cells = [view.Cell("a", "", True), view.Cell("12", "bold red", False), view.Cell("much too long", "", True)]
     line = view.Line(lambda: cells, [3, 4, 6])
     console = Console(width=40, color_system=None)
     with console.capture() as capture:
@@ -265,7 +264,7 @@ def test_a_line_has_its_cells_in_columns_of_the_given_widths() -> None:
 def test_a_line_is_measured_without_making_its_cells() -> None:
     from rich.console import Console
 
-    def make() -> list[Text]:
+    def make() -> list[view.Cell]:
         raise AssertionError("nobody has looked at it")
 
     assert Console().measure(view.Line(make, [3, 4])).maximum == 9
@@ -277,7 +276,7 @@ def test_a_column_is_as_wide_as_its_longest_cell(pair: Any, sampler: Sampler) ->
     rows = sampler.sample().rows
     needed = view.widths(rows)
     for column in view.COLUMNS:
-        longest = max(len(view.cell(column, row).plain) for row in rows)
+        longest = max(len(view.cell(column, row).text) for row in rows)
         assert longest <= needed[column.head] and len(column.head) < needed[column.head]
 
 
@@ -322,7 +321,7 @@ def names(app: Any) -> list[str]:
 def shown(app: Any, index: int, number: int) -> str:
     """The text of a cell of the table."""
     name, others = table(app).get_row_at(index)
-    return str([name, *others.cells][number].plain)
+    return str([name.plain, *(cell.text for cell in others.cells)][number])
 
 
 def text_of(app: Any, part: str) -> str:

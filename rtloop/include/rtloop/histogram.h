@@ -153,11 +153,20 @@ static inline void rt_histogram_record(rt_histogram_t *h, int64_t value) {
   }
 }
 
-/* Add the counters up into the bins of the layout, counts[0..RT_HISTOGRAM_BINS - 1]. A reader, of a copy;
- * O(RT_HISTOGRAM_COUNTERS). */
+/* Find the counters that may be in use, *first to *end - 1: all others are 0. Returns 0 iff none is. O(1). */
+static inline int rt_histogram_find_used(const rt_histogram_t *h, uint32_t *first, uint32_t *end) {
+  if (h->min > h->max) return 0;
+  *first = rt_histogram_counter(h->min);
+  *end = rt_histogram_counter(h->max) + 1;
+  return 1;
+}
+
+/* Add the counters up into the bins of the layout, counts[0..RT_HISTOGRAM_BINS - 1]. A reader, of a copy; O(bins). */
 static inline void rt_histogram_counts(const rt_histogram_t *h, uint64_t *counts) {
-  for (uint32_t i = 0; i < RT_HISTOGRAM_BINS; i++) counts[i] = 0;
-  for (uint32_t i = 0; i < RT_HISTOGRAM_COUNTERS; i++) counts[rt_histogram_bin_of_counter(i)] += h->counts[i];
+  memset(counts, 0, RT_HISTOGRAM_BINS * sizeof *counts);
+  uint32_t i, end;
+  if (!rt_histogram_find_used(h, &i, &end)) return;
+  for (; i < end; i++) counts[rt_histogram_bin_of_counter(i)] += h->counts[i];
 }
 
 #endif

@@ -423,18 +423,15 @@ static inline void rt_telemetry_swap_banks(rt_telemetry_t *t, int64_t next_relea
 /* Copy a histogram. Only the counters from the lowest to the highest value are copied, because few are in use. `to`
  * holds zeros or an earlier copy. A reader; O(counters in use). */
 static inline void rt_histogram_copy(rt_histogram_t *to, const rt_histogram_t *from) {
-  if (to->min <= to->max) {
-    uint32_t first = rt_histogram_counter(to->min);
-    memset(&to->counts[first], 0, (rt_histogram_counter(to->max) + 1 - first) * sizeof to->counts[0]);
-  }
+  uint32_t i, end;
+  if (rt_histogram_find_used(to, &i, &end)) memset(&to->counts[i], 0, (end - i) * sizeof to->counts[0]);
   to->min = rt_load_relaxed(&from->min);
   to->max = rt_load_relaxed(&from->max);
   to->sum = rt_load_relaxed(&from->sum);
   to->squares_low = rt_load_relaxed(&from->squares_low);
   to->squares_high = rt_load_relaxed(&from->squares_high);
-  if (to->min > to->max) return;
-  uint32_t last = rt_histogram_counter(to->max);
-  for (uint32_t i = rt_histogram_counter(to->min); i <= last; i++) to->counts[i] = rt_load_relaxed(&from->counts[i]);
+  if (!rt_histogram_find_used(to, &i, &end)) return;
+  for (; i < end; i++) to->counts[i] = rt_load_relaxed(&from->counts[i]);
 }
 
 /* Copy the active bank as one consistent whole. A reader, on any thread; at most `tries` attempts. Returns 0, or

@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
 from rtloop.tools.top.loop_screen import LoopScreen
-from rtloop.tools.top.view import COLUMNS, Column, Line, cell, fitting, notes, widths
+from rtloop.tools.top.view import COLUMNS, Cell, Column, Line, cell, fitting, notes, widths
 
 if TYPE_CHECKING:
     from rtloop.tools.top.sampler import Row, Sample, Sampler
@@ -49,7 +49,7 @@ _KEYS = (
 _OTHERS = "others"
 
 
-def _cells(columns: list[Column], row: Row) -> list[Text]:
+def _cells(columns: list[Column], row: Row) -> list[Cell]:
     return [cell(column, row) for column in columns]
 
 
@@ -239,17 +239,17 @@ class TopApp(App[None]):
         self._frame = frame
         table.clear(columns=True)
         heads = Line(lambda: [self._head(one) for one in others], room)
-        table.add_column(self._head(name), key=name.head)
+        table.add_column(Text(self._head(name).text), key=name.head)
         table.add_column(heads, width=heads.width, key=_OTHERS)  # type: ignore[arg-type] # any renderable will do
         for row, line in zip(rows, lines, strict=True):
-            table.add_row(cell(name, row), line, key=row.key)
+            table.add_row(Text(cell(name, row).text, no_wrap=True, overflow="ellipsis"), line, key=row.key)
         if keys:
             table.move_cursor(row=keys.index(selected) if selected in keys else min(at, len(keys) - 1))
         table.scroll_to(*shift, animate=False)
 
-    def _head(self, column: Column) -> Text:
+    def _head(self, column: Column) -> Cell:
         mark = ("▼" if self.is_reversed else "▲") if column is COLUMNS[self.sort_column] else ""
-        return Text(column.head + mark, justify="left" if column.is_left else "right")
+        return Cell(column.head + mark, "", column.is_left)
 
     def _selected(self) -> str | None:
         table = self._table

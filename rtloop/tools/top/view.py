@@ -8,8 +8,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "Cell",
     "Column",
     "Line",
     "cell",
@@ -150,14 +152,19 @@ COLUMNS = (
 )
 
 
-def cell(column: Column, row: Row) -> Text:
+class Cell(NamedTuple):
+    """Text of one figure of one loop, its style, and the side that it is aligned to."""
+
+    text: str
+    style: str
+    is_left: bool
+
+
+def cell(column: Column, row: Row) -> Cell:
     """Format one cell; a count that should be 0 and is not is highlighted."""
     value = column.value(row)
     bad = column.is_bad_above is not None and value is not None and value > column.is_bad_above
-    return Text(
-        column.write(value), style="bold red" if bad else "", justify="left" if column.is_left else "right",
-        overflow="ellipsis", no_wrap=True,
-    )  # fmt: skip
+    return Cell(column.write(value), "bold red" if bad else "", column.is_left)
 
 
 def widths(rows: Sequence[Row]) -> dict[str, int]:
@@ -192,11 +199,11 @@ class Line:
         Width of each.
     """
 
-    def __init__(self, make: Callable[[], Sequence[Text]], widths: Sequence[int]) -> None:
+    def __init__(self, make: Callable[[], Sequence[Cell]], widths: Sequence[int]) -> None:
         self._make, self._widths = make, widths
 
     @cached_property
-    def cells(self) -> Sequence[Text]:
+    def cells(self) -> Sequence[Cell]:
         """The cells, not padded."""
         return self._make()
 
@@ -205,16 +212,22 @@ class Line:
         """Width of the whole, in characters."""
         return sum(self._widths) + 2 * max(0, len(self._widths) - 1)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Yield the line."""
-        line = Text(no_wrap=True)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        """Yield the line, without the objects of rich.text, which would take most of the time of a refresh."""
+        plain = ""
         for number, (one, width) in enumerate(zip(self.cells, self._widths, strict=True)):
-            one.truncate(width, overflow="ellipsis")
-            room = " " * (width - one.cell_len)
-            line.append(("  " if number else "") + ("" if one.justify == "left" else room))
-            line.append_text(one)
-            line.append(room if one.justify == "left" else "")
-        yield line
+            plain += "  " if number else ""
+            room = width - cell_len(one.text)
+            text = one.text if room >= 0 else set_cell_size(one.text, width - 1) + "…"
+            before, after = (0, room) if one.is_left else (room, 0)
+            plain += " " * before
+            if one.style:
+                yield Segment(plain)
+                yield Segment(text, console.get_style(one.style))
+                plain = " " * after
+            else:
+                plain += text + " " * after
+        yield Segment(plain)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Return the width, without making the cells."""
@@ -228,7 +241,7 @@ def make_table(rows: Sequence[Row]) -> Table:
     for column in shown:
         table.add_column(column.head, justify="left" if column.is_left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(cell(column, row) for column in shown))
+        table.add_row(*(Text(text, style) for text, style, _ in (cell(column, row) for column in shown)))
     return table
 
 
