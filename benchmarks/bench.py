@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +96,10 @@ def run(name: str, options: str, limit: float) -> Found:
             lines = said.strip().splitlines()
             return Found([], lines[-1] if lines else f"exit code {process.returncode}")
         content = json.loads(out.read_text())
-        return Found([read(claim) for claim in content["claims"]], missing=content.get("missing", {}))
+        missing = content.get("missing") or {}
+        if isinstance(missing, list):  # without the fix of each
+            missing = dict.fromkeys(missing, f"see python benchmarks/{name}.py")
+        return Found([read(claim) for claim in content["claims"]], missing=missing)
 
 
 def read(claim: dict[str, Any]) -> Claim:
@@ -119,6 +123,19 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     return options.parse_args(arguments)
 
 
+def find_missing(found: Mapping[str, Found]) -> dict[str, str]:
+    """Return what was not measured, scripts and peers of scripts, with the reasons."""
+    not_run = {name: part.why for name, part in found.items() if part.why}
+    return not_run | {f"{name}: {peer}": f"it is not installed; fix: {fix}"
+                      for name, part in found.items() for peer, fix in (part.missing or {}).items()}  # fmt: skip
+
+
+def write(asked: argparse.Namespace, found: Mapping[str, Found]) -> None:
+    """Write the results so far to the file that was asked for."""
+    parts = {name: part.claims for name, part in found.items()}
+    write_json(asked.json, benchmark="all", options=vars(asked), parts=parts, missing=find_missing(found))
+
+
 def main() -> int:
     asked = parse_options()
     before = read_results(asked.compare) if asked.compare else None  # which may be the file to write
@@ -130,33 +147,26 @@ def main() -> int:
         found[name] = run(name, PARTS[name].quick if asked.quick else FULL.get(name, ""), asked.limit)
         if found[name].why:
             print(f"  not measured: {found[name].why}", file=sys.stderr, flush=True)
+        if asked.json != "-":
+            write(asked, found)  # at once, because the next one may be interrupted
     claims = [claim for part in found.values() for claim in part.claims]
     for name, part in found.items():
         if part.claims:
             print_claims(f"\n{PARTS[name].title} (benchmarks/{name}.py)", part.claims)
-    not_run = {name: part.why for name, part in found.items() if part.why}
-    peers = {f"{name}: {peer}": f"it is not installed; fix: {fix}"
-             for name, part in found.items() for peer, fix in (part.missing or {}).items()}  # fmt: skip
-    missing = not_run | peers
+    missing, not_run = find_missing(found), sum(bool(part.why) for part in found.values())
     if missing:
         print()
         print_table("Not measured", ["script", "why"], [[name, why] for name, why in missing.items()])
     verdicts = [claim.verdict for claim in claims]
     print(
         f"\n{verdicts.count('met')} targets met, {verdicts.count('MISSED')} missed, {verdicts.count('-')} figures "
-        f"without a target, {len(not_run)} scripts not run, {len(peers)} peers missing",
+        f"without a target, {not_run} scripts not run, {len(missing) - not_run} peers missing",
     )
     worse = 0
     if before is not None:
         measured = {(name, c.name, c.peer_name): c for name, part in found.items() for c in part.claims}
         worse = print_changes(before, Results(facts(), asked.quick, measured))
-    write_json(
-        asked.json,
-        benchmark="all",
-        options=vars(asked),
-        parts={name: part.claims for name, part in found.items()},
-        missing=missing,
-    )
+    write(asked, found)
     return int(bool(missing) or (asked.strict and (worse > 0 or "MISSED" in verdicts)))
 
 

@@ -17,7 +17,7 @@ from rtloop.units import show
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["TYPES", "Declaration", "Parameter", "merge", "parse_name", "parse_type", "parse_unit"]
+__all__ = ["TYPES", "Declaration", "Parameter", "element", "merge", "parse_name", "parse_type", "parse_unit"]
 
 Number = bool | int | float
 
@@ -270,6 +270,11 @@ def parse_unit(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable() or len(value) > _LONGEST_UNIT:
         raise ConfigError(f"unit={show(value)} must be a str of at most {_LONGEST_UNIT} printable characters")
     return value
+
+
+def element(base: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of the parts of a complex number, and that of any other number itself."""
+    return np.dtype(f"f{base.itemsize // 2}") if base.kind == "c" else base
 
 
 def parse_type(

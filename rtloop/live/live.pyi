@@ -1,8 +1,9 @@
 from contextlib import ExitStack
 from typing import Any
 
+from rtloop.live.declared_parameters import Parameter
 from rtloop.live.parameter_set import ParameterSet
-from rtloop.live.signal_set import SignalSet
+from rtloop.live.signal_set import Signal, SignalSet
 from rtloop.live.signals import Signals
 from rtloop.settings import Settings
 from rtloop.system.grant import Grant
@@ -17,6 +18,7 @@ class Live:
     def signals(self) -> SignalSet: ...
     @property
     def samples(self) -> Signals: ...
+    def check_field(self, what: str, end: int, made: Parameter | Signal, address: int) -> None: ...
     def acquire(self, settings: Settings, stack: ExitStack) -> list[Grant]: ...
     def open_simulated(self, settings: Settings, stack: ExitStack) -> None: ...
     def stage(

@@ -4,7 +4,8 @@ from rtloop.headers.live cimport rt_live_init
 
 import os
 
-from rtloop.errors import SetupError
+from rtloop.errors import ConfigError, SetupError
+from rtloop.live.declared_parameters import element
 from rtloop.live.parameter_set import ParameterSet
 from rtloop.live.signal_set import SignalSet
 from rtloop.live.signals import Signals
@@ -71,6 +72,46 @@ cdef class Live:
     def samples(self):
         """The signals, as the readers in this process use them."""
         return self._samples
+
+    def check_field(self, what, end, made, address):
+        """Check that a field of an object that ends at `end` is not declared with a type that it does not have.
+
+        Nothing tells the type of a field, but fields do not overlap, and none of them passes the end of its object.
+
+        Parameters
+        ----------
+        what : str
+            ``"parameter"`` or ``"signal"``.
+        end : int
+            Address behind the object.
+        made : Parameter or Signal
+            The declaration.
+        address : int
+            Address of the field.
+
+        Raises
+        ------
+        ConfigError
+            If it overlaps a field of another type, and one of them is a float, or passes the end.
+        """
+        kind, name = made.dtype.str[1:], made.name
+        hint = f"a C float needs its type, self.{what}({name!r}, ..., 'f4'), because the default is 'f8'"
+        if address < end < address + made.size:
+            raise ConfigError(
+                f"the {what} {name!r} is declared as {made.size} bytes of {kind}, but its object ends before; {hint}"
+            )
+        for others, declared in (("parameter", self._parameters), ("signal", self._signals)):
+            for other, at in declared.places():
+                apart = address - at
+                if other.name == name or not -made.size < apart < other.size:
+                    continue
+                one, two = element(made.dtype), element(other.dtype)
+                if "f" in (one.kind, two.kind) and (one != two or apart % one.itemsize):
+                    raise ConfigError(
+                        f"the {what} {name!r}, declared as {kind}, is {abs(apart)} bytes "
+                        f"{'after' if apart >= 0 else 'before'} the {others} {other.name!r}, declared as "
+                        f"{other.dtype.str[1:]}, and they overlap: one of them has another type; {hint}"
+                    )
 
     def acquire(self, settings, stack):
         """Begin a run on a thread: map, seal and lock the blocks. Returns the grants."""

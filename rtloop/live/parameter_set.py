@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +58,14 @@ class ParameterSet:
         self._told = (0, 0)  # changes and refusals of this run that were reported before it was retired
         self._lock = ShieldedLock()
 
-    def declare(self, name: str, address: int, value: Any, dtype: DTypeLike = "f8") -> Declaration:
+    def declare(
+        self, name: str, address: int, value: Any, dtype: DTypeLike = "f8",
+        check: Callable[[Parameter, int], None] | None = None,
+    ) -> Declaration:  # fmt: skip
         """Add a parameter, whose values the loop writes to an address.
 
-        A parameter that setup() declares again in every run, in the same way, keeps its value.
+        A parameter that setup() declares again in every run, in the same way, keeps its value. `check` may refuse the
+        parameter and its address, before anything is written.
 
         Raises
         ------
@@ -93,11 +97,18 @@ class ParameterSet:
                     f"bytes in all, and a loop can have {MOST} parameters of {MOST_BYTES} bytes in all; pass a large "
                     "table in a Latest"
                 )
+            if check is not None:
+                check(made, address)
             self._values.extend(bytes(offset - len(self._values)) + packed)
             self.declared[name], self._addresses[name], self._initial[name] = made, address, packed
             self._fresh.add(name)
             assign(address, packed)
             return Declaration(made, self._change_declaration)
+
+    def places(self) -> list[tuple[Parameter, int]]:
+        """Return the parameters with their addresses."""
+        addresses = self._addresses.copy()  # without the lock, which a thread that declares holds
+        return [(self.declared[name], address) for name, address in addresses.items()]
 
     def _change_declaration(self, made: Parameter) -> None:
         with self._lock:

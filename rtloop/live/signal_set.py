@@ -373,7 +373,10 @@ class SignalSet:
         """Name of the loop."""
         return self._settings.name
 
-    def declare(self, name: str, address: int, dtype: DTypeLike = "f8", memory: Memory = None) -> SignalDeclaration:
+    def declare(
+        self, name: str, address: int, dtype: DTypeLike = "f8", memory: Memory = None,
+        check: Callable[[Signal, int], None] | None = None,
+    ) -> SignalDeclaration:  # fmt: skip
         """Add a signal, which the loop reads from an address after each step.
 
         A signal that setup() declares again in every run, in the same way, stays as it is.
@@ -389,6 +392,8 @@ class SignalSet:
         memory : (int, int), optional
             Memory around it that may be read as well. By default no other byte is read, because reading the register
             next to it may change a device.
+        check : callable, optional
+            May refuse the signal and its address.
 
         Raises
         ------
@@ -414,9 +419,16 @@ class SignalSet:
                     f"the signal {name!r} does not fit: a loop can have at most {_MOST} signals of {_MOST_BYTES} bytes "
                     "in all"
                 )
+            if check is not None:
+                check(made, address)
             self.declared[name] = made
             self._addresses[name], self._memory[name] = address, memory
         return SignalDeclaration(made, self._change)
+
+    def places(self) -> list[tuple[Signal, int]]:
+        """Return the signals with their addresses."""
+        addresses = self._addresses.copy()  # without the lock, which a thread that declares holds
+        return [(self.declared[name], address) for name, address in addresses.items()]
 
     def _change(self, signal: Signal) -> None:
         with self._lock:

@@ -24,6 +24,7 @@ from rtloop.loop.callbacks cimport (
 from rtloop.loop.thread cimport LIVE_BODY, PLAIN_BODY, SAMPLED_BODY
 
 import itertools
+from functools import partial
 
 from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import ConfigError, StateError
@@ -256,11 +257,14 @@ cdef class _RTLoop_2:
         return rt_loop_sleep_until(<rt_loop_t *>self._rt, ns) if self._rt is not NULL else -EINVAL
 
     cdef object parameter(self, name, void *address, value, dtype="f8"):
-        return RTLoop_control(self).thread.make_live().parameters.declare(name, <size_t>address, value, dtype)
+        live = RTLoop_control(self).thread.make_live()
+        check = partial(live.check_field, "parameter", _end_of(self))
+        return live.parameters.declare(name, <size_t>address, value, dtype, check)
 
     cdef object signal(self, name, const void *address, dtype="f8"):
-        own = <size_t><void *>self, <size_t><void *>self + <size_t>type(self).__basicsize__
-        return RTLoop_control(self).thread.make_live().signals.declare(name, <size_t>address, dtype, own)
+        live, own = RTLoop_control(self).thread.make_live(), (<size_t><void *>self, _end_of(self))
+        check = partial(live.check_field, "signal", own[1])
+        return live.signals.declare(name, <size_t>address, dtype, own, check)
 
     cdef int take_over(self, _RTLoop_2 former, const Cycle *cycle) noexcept nogil:
         return RT_CONTINUE
@@ -707,6 +711,11 @@ cdef enum:
     _STEP_SLOT = 1
     _WAIT_SLOT = 3
     _TAKE_OVER_SLOT = 11
+
+
+cdef size_t _end_of(_RTLoop_2 self) except 0:
+    """Return the address behind the object."""
+    return <size_t><void *>self + <size_t>type(self).__basicsize__
 
 
 cdef void **_method_table(_RTLoop_2 self) noexcept:

@@ -73,6 +73,30 @@ cdef class Mixed(RTLoop):
         return RT_CONTINUE
 
 
+cdef class Floats(RTLoop):
+    """Two floats side by side, and a double behind them, which are declared with the types that the test asks for."""
+
+    cdef float first, second
+    cdef double third
+    cdef int64_t last
+
+    def declare(self, what, first="f8", second="f8", third="f8"):
+        if what == "signal":
+            self.signal("first", &self.first, first)
+            self.signal("second", &self.second, second)
+            self.signal("third", &self.third, third)
+        else:
+            self.parameter("first", &self.first, [0] * int(first[0]) if first[0].isdigit() else 0, first)
+            self.parameter("second", &self.second, 0, second)
+            self.parameter("third", &self.third, 0, third)
+
+    def declare_last(self, what, dtype):
+        if what == "signal":
+            self.signal("last", &self.last, dtype)
+        else:
+            self.parameter("last", &self.last, [0] * 8, dtype)
+
+
 cdef class Doubles(RTLoop):
     """As many signals as asked for, each a double; for counting instructions."""
 

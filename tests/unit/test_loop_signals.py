@@ -65,6 +65,36 @@ def test_signals_of_every_size(signalled: ModuleType) -> None:
     assert np.all(records["bytes"] == (-np.arange(5) - n[:, None]).astype("i1"))
 
 
+@pytest.mark.parametrize("what", ["signal", "parameter"])
+@pytest.mark.parametrize(
+    ("types", "words"),
+    [
+        ((), "'second', declared as f8, is 4 bytes after the .* 'first', declared as f8, and they overlap"),
+        (("f4", "f8"), "'third', declared as f8, is 4 bytes after the .* 'second', declared as f8"),
+        (("f8", "f4"), "'second', declared as f4, is 4 bytes after the .* 'first', declared as f8"),
+        (("f8", "i4"), "'second', declared as i4, is 4 bytes after the .* 'first', declared as f8"),
+        (("3f4", "f4"), "'third', declared as f8, is 8 bytes after the .* 'first', declared as f4"),
+    ],
+)
+def test_a_float_that_is_declared_as_a_double_is_refused(
+    signalled: ModuleType, what: str, types: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(rtloop.ConfigError, match=words) as raised:
+        signalled.Floats("1ms").declare(what, *types)
+    assert f"self.{what}(" in str(raised.value) and "'f4'" in str(raised.value)
+
+
+@pytest.mark.parametrize("what", ["signal", "parameter"])
+def test_a_field_may_be_declared_twice_with_its_type_and_an_array_by_its_parts(
+    signalled: ModuleType, what: str
+) -> None:
+    loop = signalled.Floats("1ms")
+    loop.declare(what, "2f4", "f4", "f8")
+    loop.declare("parameter" if what == "signal" else "signal", "f4", "f4", "f8")
+    with pytest.raises(rtloop.ConfigError, match="'last' is declared as 64 bytes of f8, but its object ends before"):
+        loop.declare_last(what, "8f8")
+
+
 def test_signals_in_any_order_of_any_memory_are_those_of_their_fields() -> None:
     """The sampler copies fields that follow each other in memory two at a time, whatever their order.
 

@@ -150,7 +150,6 @@ class TopApp(App[None]):
 
     async def on_mount(self) -> None:
         """Take the first sample."""
-        self._table.fixed_columns = 1
         self._restart_timer()
         await self._refresh()
 
@@ -238,6 +237,8 @@ class TopApp(App[None]):
             return
         self._frame = frame
         table.clear(columns=True)
+        # The name stays in place only where the table has to scroll, because a fixed column is drawn twice.
+        table.fixed_columns = int(sum(room, needed[name.head]) + 2 * (len(room) + 1) > self.size.width)
         heads = Line(lambda: [self._head(one) for one in others], room)
         table.add_column(Text(self._head(name).text), key=name.head)
         table.add_column(heads, width=heads.width, key=_OTHERS)  # type: ignore[arg-type] # any renderable will do
