@@ -92,7 +92,8 @@ cdef class Live:
         Raises
         ------
         ConfigError
-            If it overlaps a field of another type, and one of them is a float, or passes the end.
+            If it passes the end, or begins within another field of another type or the other way round, and one of
+            them is a float.
         """
         kind, name = made.dtype.str[1:], made.name
         hint = f"a C float needs its type, self.{what}({name!r}, ..., 'f4'), because the default is 'f8'"
@@ -103,13 +104,13 @@ cdef class Live:
         for others, declared in (("parameter", self._parameters), ("signal", self._signals)):
             for other, at in declared.places():
                 apart = address - at
-                if other.name == name or not -made.size < apart < other.size:
-                    continue
+                if apart == 0 or not -made.size < apart < other.size:
+                    continue  # one field may be shown twice, as another type as well
                 one, two = element(made.dtype), element(other.dtype)
                 if "f" in (one.kind, two.kind) and (one != two or apart % one.itemsize):
                     raise ConfigError(
                         f"the {what} {name!r}, declared as {kind}, is {abs(apart)} bytes "
-                        f"{'after' if apart >= 0 else 'before'} the {others} {other.name!r}, declared as "
+                        f"{'after' if apart > 0 else 'before'} the {others} {other.name!r}, declared as "
                         f"{other.dtype.str[1:]}, and they overlap: one of them has another type; {hint}"
                     )
 
