@@ -113,7 +113,7 @@ class Layouts(NamedTuple):
 
 #: By class, its module, and the layouts of its build as JSON.
 _known: WeakKeyDictionary[type[Any], tuple[ModuleType, str]] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def read_layouts(text: str) -> dict[str, str]:
@@ -352,7 +352,7 @@ def check_casts(former: object, successor: object) -> None:
 
 def _reset_after_fork() -> None:
     global _lock
-    _lock = threading.Lock()  # another thread may have held it
+    _lock = threading.RLock()  # another thread may have held it
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

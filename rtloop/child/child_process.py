@@ -197,6 +197,8 @@ class ChildProcess:
                 self._pidfd = os.pidfd_open(self._process.pid)
             _children.add(self)
             self._armed = ending_signals.arm()
+            if self._is_stop_wanted:
+                self._send("stop")  # the request found no process yet
         watch()
 
     def go(self) -> bool:
@@ -212,11 +214,17 @@ class ChildProcess:
         """Ask the loop to end, without waiting for it."""
         if self.is_in_child():
             return
-        with self._lock:
-            self._is_stop_wanted = True
+        self._is_stop_wanted = True
+        # Without waiting for the lock: a signal handler may have interrupted its holder, and wait for this thread.
+        if not self._lock.acquire(blocking=False):
+            self._send("stop")
+            return
+        try:
             if self._process is None:
                 self.phase, self.has_ended = "over", True  # it will not be started any more
             self._send("stop")
+        finally:
+            self._lock.release()
 
     def reset_stats(self) -> None:
         """Restart the statistics."""
@@ -231,9 +239,21 @@ class ChildProcess:
         """Read what the process has sent, and reap it if it has ended. Returns True if it has."""
         if self.is_in_child():
             return True
-        with self._lock:
+        if not self._lock.acquire(timeout=_SLICE_MS / 1000):
+            return self._has_exited()  # a signal handler may have interrupted the holder, and wait for this thread
+        try:
             self._look()
             return self.has_ended
+        finally:
+            self._lock.release()
+
+    def _has_exited(self) -> bool:
+        """Return True if the process has ended, whether or not it has been reaped."""
+        if self.has_ended or self._pidfd < 0:
+            return self.has_ended
+        waiting = select.poll()
+        waiting.register(self._pidfd, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def glance(self) -> None:
         """Look, unless another thread is doing something with the process: this may be the one that it waits for."""
@@ -348,9 +368,8 @@ class ChildProcess:
 
     def kill(self) -> None:
         """Kill the process, and wait for its end."""
-        with self._lock:
-            if self._process is not None and not self.has_ended:
-                self._process.kill()
+        if self._process is not None and not self.has_ended:
+            self._process.kill()
         self.end_run(_KILLED_NS, [])
 
     def end_file(self) -> tuple[int, int]:

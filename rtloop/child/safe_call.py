@@ -54,7 +54,7 @@ class SafeCall:
             If no thread can be created.
         """
         self._loop = loop
-        start_thread(self._work, (loop, may_go), _STACK_BYTES)
+        start_thread(self._work, (loop, may_go), _STACK_BYTES, "rtloop-safe")
 
     def _work(self, loop: ChildLoop, may_go: threading.Event) -> None:
         may_go.wait()

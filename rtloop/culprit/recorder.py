@@ -192,7 +192,7 @@ class Recorder:
             tails.append(_Tail(TraceInstance(f"{name}-all", rare, None, _RARE_KB)))
             self._cpu_tail, self._rare_tail = tails
             self.missing = [*tails[0].instance.missing, *tails[1].instance.missing]
-            self._is_over = _thread.allocate_lock()  # held until then
+            self._is_over = _thread.allocate_lock()  # held until the recorder is stopped
             self._is_over.acquire()
             self._lock = threading.Lock()
             try:

@@ -179,7 +179,7 @@ class Recorder:
 
     def _start_thread(self) -> None:
         try:
-            start_thread(with_filters_of_caller(self._work), (), _STACK_BYTES)
+            start_thread(with_filters_of_caller(self._work), (), _STACK_BYTES, "rtloop-recorder")
         except RuntimeError as error:
             if "thread" not in str(error):  # of a signal handler
                 raise

@@ -23,7 +23,6 @@ cdef extern from "../include/rtloop/ending_signals.h":
     unsigned int rt_ending_count(int number)
     void rt_ending_forget(int number)
     void rt_ending_take_course(int number)
-    void rt_ending_name_thread()
     void rt_ending_set_timer(int number, int seconds)
     void rt_ending_add_flag(size_t word, unsigned int bits)
     void rt_ending_remove_flag(size_t word)

@@ -14,6 +14,7 @@ from rtloop.errors import ConfigError, StateError
 from rtloop.live.declared_parameters import Declaration, Parameter, merge, parse_name, parse_type
 from rtloop.live.parameter_block import MOST, MOST_BYTES, ParameterRun, Used, Writer, assign, pack_place
 from rtloop.live.write_lock import write_lock
+from rtloop.process.python_threads import name_of_this_thread
 from rtloop.process.signal_shield import ShieldedLock
 from rtloop.stats.figures import ParameterChange
 from rtloop.system.host import uname
@@ -431,12 +432,12 @@ def this_writer(program: str | None = None) -> Writer:
     if acting is not None:
         return acting
     if program is None:
-        thread = threading.current_thread()
+        name = name_of_this_thread()
         path = sys.argv[0] if sys.argv else ""
         path = os.path.dirname(path) if os.path.basename(path) == "__main__.py" else path
         program = os.path.basename(path) if path not in ("", "-c") else "python"
-        if thread is not threading.main_thread():
-            program = f"{program}: {thread.name}"
+        if name and threading.main_thread().ident != threading.get_ident():
+            program = f"{program}: {name}"
     return Writer(os.getpid(), threading.get_native_id(), time.time_ns(), uname().nodename, program)
 
 

@@ -308,7 +308,7 @@ cdef class Control:
             self._settle_change()
             outcome = self.state
             self._failure.settle()
-            self._make_stats_later = self._collect(outcome)
+            self._make_stats_later = self._collect(outcome, is_last=True)
         finally:
             try:
                 self.thread.release()
@@ -381,9 +381,9 @@ cdef class Control:
         self._settle()
         return self._failure.take_unreported()
 
-    def _collect(self, state):
+    def _collect(self, state, is_last=False):
         """Copy the figures of the run. Returns a function that makes Stats of them; None without figures."""
-        return run_stats.collect(self.thread, state, self._simulation)
+        return run_stats.collect(self.thread, state, self._simulation, is_last=is_last)
 
     def warn_lost(self):
         """Warn, once in a run, of each grant that was lost."""

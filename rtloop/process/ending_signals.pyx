@@ -13,7 +13,6 @@ from rtloop.headers.ending_signals cimport (
     rt_ending_forget,
     rt_ending_is_armed,
     rt_ending_is_default,
-    rt_ending_name_thread,
     rt_ending_open,
     rt_ending_remove_flag,
     rt_ending_set_timer,
@@ -52,13 +51,16 @@ _SIGINT = int(signal.SIGINT)
 _STACK_BYTES = 512 << 10
 _NAP_S = 0.01
 
-# Its holder calls no Python code. A handler could run in it and wait for a loop, whose end needs the lock.
+# Its holder calls no Python code and does not wait. A handler could run in it and wait for a loop, whose end needs the
+# lock.
 _lock = threading.RLock()
 _depths = {}
 # What arm() was called for, its answer, and whether that includes a SIGINT with Python's handler; until disarm().
 _asked = []
 _runs = {}  # of each loop that runs, by the address of its flag: its thread and the signals armed for it
 _fd = -1
+_beginning = None  # a lock that the thread holds until it is about to sleep
+_has_begun = False
 _has_reported = False
 _taken = 0  # the signal that is ending the process now
 
@@ -166,6 +168,7 @@ def arm(numbers=None, takes_pythons=None):
     with _lock:
         if sys.is_finalizing() or not _has_thread():
             return armed
+        beginning = _beginning
         _asked.append((asked, armed, takes))
         for number in asked:
             is_pythons = number == _SIGINT and _is_pythons(_signal.getsignal(number))
@@ -181,7 +184,19 @@ def arm(numbers=None, takes_pythons=None):
             _depths[number] += 1
             armed.append(number)
         _look_for_defaults()
+    _await(beginning)
     return armed
+
+
+def _await(beginning):
+    """Wait until the thread sleeps.
+
+    A thread that is still beginning competes for the GIL, and Python lets its main thread wait for that just before a
+    blocking call, where it no longer sees a signal that comes: its handler would run after the call.
+    """
+    while not _has_begun and beginning is _beginning:  # another one after a fork
+        if beginning.acquire(timeout=_NAP_S):  # a handler may run here, and wait as well
+            beginning.release()
 
 
 def _look_for_defaults():
@@ -288,12 +303,8 @@ def report_ignored():
 
 
 def _has_thread():
-    """Start the thread if there is none, and wait until it sleeps. Returns True if there is one.
-
-    A thread that is still beginning competes for the GIL, and Python lets its main thread wait for that just before a
-    blocking call, where it no longer sees a signal that comes: its handler would run after the call.
-    """
-    global _fd
+    """Start the thread if there is none. Returns True if there is one."""
+    global _beginning, _fd, _has_begun
     if _fd >= 0:
         return True
     fd = rt_ending_open()
@@ -301,22 +312,24 @@ def _has_thread():
         return False
     beginning = _thread.allocate_lock()
     beginning.acquire()
+    _beginning, _has_begun = beginning, False
     try:
-        start_thread(_work, (fd, beginning), _STACK_BYTES)
+        start_thread(_work, (fd, beginning), _STACK_BYTES, "rtloop-signals")
     except RuntimeError:
+        _has_begun = True
         os.close(fd)
         return False
     _fd = fd
-    beginning.acquire()
     return True
 
 
 def _work(fd, beginning):
+    global _has_begun
     try:
-        rt_ending_name_thread()
         give_up_policy()
         block_signals()
     finally:
+        _has_begun = True
         beginning.release()
     cdef int descriptor = fd, number
     while True:
@@ -365,7 +378,7 @@ def _end(number):
 
 
 def _reset_after_fork():
-    global _fd, _taken, _lock
+    global _beginning, _fd, _has_begun, _lock, _taken
     _lock = threading.RLock()
     for number in _depths:
         rt_ending_disarm(number)
@@ -375,7 +388,7 @@ def _reset_after_fork():
     if _fd >= 0:
         with suppress(OSError):
             os.close(_fd)
-    _fd, _taken = -1, 0
+    _fd, _taken, _beginning, _has_begun = -1, 0, None, True
     rt_ending_take(False)
     rt_ending_clear()
 

@@ -1,4 +1,4 @@
-"""Thread that a keeper may wait for, whatever the program's threads hold."""
+"""Thread that the keeper may wait for, whatever the program's threads hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SLICE_S = 0.05
 
 
 class HelperThread:
-    """Thread that neither starts nor ends with a lock of the module threading.
+    """Thread whose start and end take no lock of the module threading.
 
     A signal handler may interrupt a thread of the program that holds such a lock, and wait for the keeper, which starts
     and joins helper threads: with :class:`threading.Thread` each would wait for the other. The end of the interpreter
@@ -38,17 +38,17 @@ class HelperThread:
     """
 
     def __init__(self, function: Callable[[], object], name: str, stack_bytes: int) -> None:
-        self._function, self._pid, self._has_ended = function, os.getpid(), False
+        self._pid, self._has_ended = os.getpid(), False
         self._ident = 0
         self._end = _thread.allocate_lock()
         self._end.acquire()
-        start_thread(self._work, (), stack_bytes, name)
+        start_thread(self._work, (function,), stack_bytes, name)
 
-    def _work(self) -> None:
+    def _work(self, function: Callable[[], object]) -> None:
         self._ident = _thread.get_ident()
         try:
             block_signals()
-            self._function()
+            function()
         finally:
             self._has_ended = True
             self._end.release()
@@ -59,7 +59,7 @@ class HelperThread:
         return self._ident == _thread.get_ident() and self._pid == os.getpid()
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end of the function. Returns True if it has ended, as in a forked child."""
+        """Wait for the end of the function. Returns True if it has ended, and always in a forked child."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._has_ended and self._pid == os.getpid():
             left = _SLICE_S if until is None else min(_SLICE_S, until - time.monotonic())

@@ -138,8 +138,7 @@ def _start_thread(function, arguments, stack_bytes, name):
 
 
 def _begin(function, arguments, name):
-    if name:
-        prctl(PR_SET_NAME, <char *>name)
+    prctl(PR_SET_NAME, <char *>name)
     _numbers.difference_update([number for number in list(_numbers) if not _state(number)])
     _numbers.add(_thread.get_native_id())
     function(*arguments)
@@ -170,7 +169,7 @@ def _rest():
 atexit.register(_rest)
 
 
-def start_thread(function, arguments, stack_bytes, name=""):
+def start_thread(function, arguments, stack_bytes, name):
     """Start a thread with a stack of this size, which the end of the interpreter does not wait for.
 
     Raises

@@ -31,7 +31,7 @@ def start_helper(function: Callable[..., object], arguments: tuple[Any, ...], wh
         If the thread cannot be created.
     """
     try:
-        start_thread(_call, (function, arguments), _STACK_BYTES)
+        start_thread(_call, (function, arguments), _STACK_BYTES, "rtloop-exchange")
     except RuntimeError as error:
         raise SetupError(errno.EAGAIN, describe_thread_failure(f"{what}: {error}; ", errno.EAGAIN)) from error
 

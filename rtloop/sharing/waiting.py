@@ -137,10 +137,11 @@ class Notifier:
     def __init__(self, exchange: _Exchange) -> None:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._is_armed = threading.Event()
-        self._is_armed.set()
-        arguments = (weakref.ref(self), weakref.ref(exchange), self._is_armed)
+        self._lock = threading.RLock()  # a signal handler may take something out meanwhile
+        # Not an Event, whose lock a handler would wait for that has interrupted set().
+        self._armed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_asked = False
+        arguments = (weakref.ref(self), weakref.ref(exchange), self._armed)
         try:
             start_helper(_notify, arguments, "fileno() of an exchange")
         except SetupError:
@@ -153,14 +154,20 @@ class Notifier:
             if self.fd >= 0 and self._pid == os.getpid():
                 with suppress(BlockingIOError):
                     os.eventfd_read(self.fd)
-                self._is_armed.set()
+                if not self._is_asked:  # one request is enough
+                    self._is_asked = True
+                    self._armed.put(None)
 
-    def notify(self, exchange: _Exchange) -> None:
-        """Make the file readable, unless what there was has been taken out meanwhile."""
+    def notify(self, exchange: _Exchange) -> bool:
+        """Make the file readable, unless what there was has been taken out meanwhile. Returns True if it is."""
         with self._lock:  # whoever takes something out calls rearm() afterwards, and waits for this
-            if self.fd >= 0 and exchange.wait("0ns"):
-                self._is_armed.clear()
-                os.eventfd_write(self.fd, 1)
+            if self.fd < 0 or not exchange.wait("0ns"):
+                return False
+            while not self._armed.empty():  # requests from before
+                self._armed.get_nowait()
+            self._is_asked = False
+            os.eventfd_write(self.fd, 1)
+            return True
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""
@@ -180,10 +187,15 @@ def find_notifier(exchange: _Exchange, owner: Any) -> Notifier:
 
 
 def _notify(
-    notifier_of: weakref.ref[Notifier], exchange_of: weakref.ref[Any], is_armed: threading.Event
+    notifier_of: weakref.ref[Notifier], exchange_of: weakref.ref[Any], armed: queue.SimpleQueue[None]
 ) -> None:  # the thread, which keeps neither of the two
+    is_armed = True
     while True:
-        if not is_armed.wait(0.5):
+        try:
+            if not is_armed:
+                armed.get(timeout=0.5)
+                is_armed = True
+        except queue.Empty:
             if notifier_of() is None:
                 return
             continue
@@ -196,7 +208,7 @@ def _notify(
             if notifier is None or notifier.fd < 0:
                 return
             if has_news:
-                notifier.notify(exchange)
+                is_armed = not notifier.notify(exchange)
         except StateError:
             return  # it has been closed
         del exchange, notifier

@@ -215,8 +215,9 @@ class LoopReader:
         if self.is_foreign and records is not False:
             records = MOST_FOREIGN_RECORDS if records is True else min(records, MOST_FOREIGN_RECORDS)
         try:
+            self._task.was_alive = False
             snapshot: Snapshot = block.snapshot(records=records)
-            # The snapshot has just looked at the thread.
+            # Unless the run has ended, the snapshot has just looked at the thread.
             state = "running" if self._task.was_alive and not block.has_ended else self.state
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error

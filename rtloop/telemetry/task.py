@@ -43,10 +43,9 @@ class Task:
 
     def usage(self) -> tuple[int, int, int, int]:
         """Return minor and major page faults, voluntary and involuntary context switches."""
-        self.was_alive = False
-        stat = self.read("stat")
+        stat, status = self.read("stat"), self.read("status")
         self.cpu_at_usage, self.was_alive = _cpu(stat), _is_alive(stat)
-        return thread_usage(stat, self.read("status"))
+        return thread_usage(stat, status)
 
     @property
     def last_cpu(self) -> int | None:

@@ -354,7 +354,8 @@ PROGRAMS = {
             "misses intervals": Mutation(
                 "telemetry_view.h", "i != RT_WAITING && left > 1 + bank->counters.clock_steps", "0"
             ),
-            "any maximum": Mutation("telemetry_view.h", "h->counts[rt_histogram_counter(h->max)] == 0", "0"),
+            "any maximum": Mutation("telemetry_view.h", "h->counts[end - 1] == 0", "0"),
+            "any minimum": Mutation("telemetry_view.h", "h->counts[rt_histogram_counter(h->min)] == 0", "0"),
             "adds nothing up": Mutation("telemetry_view.h", "left -= h->counts[k];", ""),
         },
     ),

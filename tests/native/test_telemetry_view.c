@@ -162,6 +162,7 @@ static void test_histograms_that_contradict_the_counters_are_unsound(void) {
   UNSOUND(h[RT_LATENCY].max = INT64_MAX);
   UNSOUND((h[RT_LATENCY].min = 7, h[RT_LATENCY].max = 6));
   UNSOUND(h[RT_LATENCY].min += 1);
+  UNSOUND(h[RT_RESPONSE].min = 0);
   free(bank);
   free(t);
 }

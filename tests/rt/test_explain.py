@@ -9,6 +9,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from rtloop import Explanation, PyLoop, RTLoop, SetupError, Stats
+from rtloop.culprit.recorder import Recorder
 
 TRACING = Path("/sys/kernel/tracing")
 pytestmark = [
@@ -155,6 +157,25 @@ print(stats.explanations is not None)
 """
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_the_last_cycles_are_explained_by_the_keeper_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may interrupt whoever reads the statistics just then, and wait for the keeper."""
+    threads: list[int] = []
+    finish = Recorder.finish
+
+    def watched(recorder: Recorder) -> None:
+        threads.append(threading.get_ident())
+        finish(recorder)
+
+    monkeypatch.setattr(Recorder, "finish", watched)
+    loop = RTLoop("1ms", policy="other", lock_memory="off", dma_latency=None, explain="100us", strict=False)
+    runner = threading.Thread(target=lambda: loop.run(cycles=20))
+    runner.start()
+    while runner.is_alive():
+        _ = loop.stats
+    runner.join()
+    assert len(threads) == 1 and threads[0] != threading.get_ident()
 
 
 def test_a_killed_process_leaves_a_trace_that_the_next_run_removes() -> None:

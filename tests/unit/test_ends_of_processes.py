@@ -255,7 +255,7 @@ def work():
     threading.Event().wait()
 
 begun = threading.Event()
-start_thread(work, (), 1 << 19)
+start_thread(work, (), 1 << 19, "rtloop-test")
 begun.wait()
 """
 

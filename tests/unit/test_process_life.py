@@ -504,6 +504,8 @@ STARTED = {
     "a loop": "loop = make()",
     "a guarded loop": "loop = make(guard='count')",
     "a group": "loop = rtloop.LoopGroup([make(name='a'), make(name='b')])",
+    "a loop with parameters": "loop = rtloop.PyLoop(lambda cycle: 0, '1ms', policy='other', parameters=['kp'], "
+    "data=np.zeros((), [('kp', 'f8')]))",
     "a PyLoop": "loop = rtloop.PyLoop(lambda cycle: 0, '1ms', policy='other')",
 }
 
@@ -512,6 +514,7 @@ STARTED = {
 def test_a_loop_stops_while_its_caller_holds_the_lock_of_pythons_threads(script: Script, create: str) -> None:
     """As in a signal handler that has interrupted threading.enumerate(), or the start of a thread."""
     done = script(dedent(f"""
+    import numpy as np
     warnings.simplefilter("ignore")
     {create}
     loop.start()

@@ -377,6 +377,38 @@ if __name__ == "__main__":
 """
 
 
+def test_a_signal_ends_the_program_though_a_handler_has_interrupted_a_look_at_the_process(steps: Path) -> None:
+    (steps / "interrupted.py").write_text("""
+import os, signal, threading, time, warnings
+import rtloop
+from rtloop.child.child_process import ChildProcess
+def step(cycle):
+    return 0
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    settings = dict(policy="other", lock_memory="off", dma_latency=None)
+    loop, other = rtloop.ProcessLoop(step, "2ms", **settings), rtloop.RTLoop("1ms", **settings)
+    loop.start()
+    other.start()
+    def handler(number, frame):
+        os.kill(os.getpid(), signal.SIGTERM)
+        other.stop()
+    signal.signal(signal.SIGUSR1, handler)
+    read, times = ChildProcess._read, []
+    def interrupted(process):  # it has the lock of the process
+        if threading.get_ident() == threading.main_thread().ident and not times:
+            times.append(1)
+            signal.raise_signal(signal.SIGUSR1)
+        return read(process)
+    ChildProcess._read = interrupted
+    loop.join()
+""")
+    done = subprocess.run(
+        [sys.executable, "interrupted.py"], cwd=steps, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == -signal.SIGTERM and "stopped 1 process loop" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_loop_of_a_script_ends_with_it(number: int, steps: Path) -> None:
     """SIGINT goes to both processes, as Ctrl-C in a terminal."""

@@ -266,6 +266,39 @@ def test_a_thread_that_waits_leaves_the_policy_of_its_creator(monkeypatch: pytes
     assert left.acquire(timeout=60)
 
 
+def test_a_signal_handler_may_take_something_out_while_something_is_taken_out() -> None:
+    script = """
+import random, signal, rtloop
+ring = rtloop.Ring("f8", 64)
+ring.fileno()
+count = 0
+def handler(number, frame):
+    global count
+    count += 1
+    ring.drain()
+signal.signal(signal.SIGALRM, handler)
+for _ in range(1000):
+    before = count
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.001))
+    while count == before:
+        ring.push(1.0)
+        ring.pop()
+print(count)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1000\n", done.stderr
+
+
+def test_the_thread_of_a_file_is_not_taken_for_one_that_a_step_has_started() -> None:
+    loop = rtloop.PyLoop(lambda cycle: 0, "1ms", policy="other", lock_memory="off", dma_latency=None)
+    ring = Ring("f8", 8)
+    with loop:
+        ring.fileno()
+        for _ in range(20):
+            assert "started_threads" not in [grant.name for grant in loop.stats.grants]
+            time.sleep(0.005)
+
+
 def test_a_file_can_be_read_while_there_is_something() -> None:
     ring, latest = Ring("i8", 100), Latest("f8")
     files = [ring.fileno(), latest.fileno()]

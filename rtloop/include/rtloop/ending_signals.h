@@ -14,7 +14,6 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -233,8 +232,5 @@ static inline void rt_ending_clear(void) {
   rt_ending_wanted = 0;
   rt_ending_wants_pythons = 0;
 }
-
-/* Name the calling thread. */
-static inline void rt_ending_name_thread(void) { prctl(PR_SET_NAME, "rtloop-signals"); }
 
 #endif

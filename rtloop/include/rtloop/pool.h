@@ -271,7 +271,7 @@ static inline void *rt_pool_alloc_single(rt_pool_t *pool) {
  * nothing, never waits, no system call. */
 static inline int rt_pool_free_single(rt_pool_t *pool, void *block) {
   const uint32_t recent_is = rt_load_relaxed(&pool->recent_is);
-  /* This order of the tests lets the compiler put the frequent case in one line, without a jump: see performance.md. */
+  /* In this order of the tests, compilers lay out the usual case as straight-line code, without a taken jump. */
   if (RT_LIKELY(recent_is == RT_POOL_LENT && (char *)block == pool->recent)) {
     rt_store_relaxed(&pool->recent_is, RT_POOL_SPARE);
     return 0;

@@ -80,7 +80,7 @@ static inline int rt_view_is_sound(const rt_bank_t *bank) {
       return 0; /* the first cycle after a start or a reset has no interval */
     if (i != RT_WAITING && left > 1 + bank->counters.clock_steps)
       return 0; /* nor has the first cycle after a step of the clock */
-    if (h->min <= h->max && h->counts[rt_histogram_counter(h->max)] == 0) return 0;
+    if (end && (h->counts[rt_histogram_counter(h->min)] == 0 || h->counts[end - 1] == 0)) return 0;
   }
   return 1;
 }

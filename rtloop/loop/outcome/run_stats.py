@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["collect", "empty", "import_maker", "import_modules"]
 
 
-def collect(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -> Callable[[], Stats] | None:
+def collect(
+    thread: LoopThread, state: str, simulation: dict[str, Any] | None, *, is_last: bool
+) -> Callable[[], Stats] | None:
     """Copy the figures of the run. Returns a function that makes Stats of them, and looks up symbols.
 
-    None if another thread has just released the run.
+    None if another thread has just released the run. With `is_last`, the last late cycles are explained first.
     """
     # Those two first: the thread that reaps may release them at any time, and they stay readable.
     block, guard, stack = thread.block, thread.guard, thread.stack_use()
@@ -36,7 +38,7 @@ def collect(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -
     tai = None if simulation is not None else (thread.tai_offset_s, tai_offset_s())
     live = _live_figures(thread)
     if recorder is not None:
-        if state != "running":
+        if is_last:
             recorder.finish()
         live["explanations"] = recorder.explanations
     make = import_maker()
@@ -88,4 +90,7 @@ def import_modules(settings: Settings) -> None:
 
         import_maker()
         if settings.guard != "off":
-            import rtloop.guard.symbols  # noqa: F401
+            import rtloop.guard.symbols
+        if settings.explain_ns is not None:
+            import rtloop.culprit.acquire
+            import rtloop.telemetry.attach  # noqa: F401

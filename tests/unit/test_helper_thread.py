@@ -1,0 +1,103 @@
+"""Threads of rtloop that the keeper may wait for, whatever lock the program's threads hold."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from rtloop.process.helper_thread import HelperThread
+from rtloop.process.python_threads import name_of_this_thread, python_threads
+
+
+class Worker:
+    """Work for a thread, until it may end."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.name = ""
+
+    def work(self) -> None:
+        with open("/proc/thread-self/comm") as file:
+            self.name = file.read().strip()
+        self.may_end.wait(20)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.may_end.set()
+
+
+def test_it_runs_under_its_name_until_its_function_returns(worker: Worker) -> None:
+    thread = HelperThread(worker.work, "rtloop-test", 1 << 18)
+    assert not thread.join(0.02) and not thread.is_current
+    worker.may_end.set()
+    assert thread.join(20) and thread.join() and worker.name == "rtloop-test"
+
+
+def test_it_starts_and_ends_while_the_lock_of_pythons_threads_is_held() -> None:
+    done: list[int] = []
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        assert HelperThread(lambda: done.append(1), "rtloop-test", 1 << 18).join(20)
+    assert done == [1]
+
+
+def test_many_may_wait_for_it_and_a_forked_child_does_not_wait(worker: Worker) -> None:
+    thread = HelperThread(worker.work, "rtloop-test", 1 << 18)
+    ended: list[bool] = []
+    waiting = [threading.Thread(target=lambda: ended.append(thread.join(20))) for _ in range(8)]
+    for one in waiting:
+        one.start()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if thread.join() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    worker.may_end.set()
+    for one in waiting:
+        one.join(20)
+    assert ended == [True] * 8
+
+
+def test_it_keeps_nothing_of_its_function_once_that_has_returned() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.thread = HelperThread(self.work, "rtloop-test", 1 << 18)
+
+        def work(self) -> None:
+            pass
+
+    gc.disable()
+    try:
+        owner = Owner()
+        gone = weakref.ref(owner)
+        assert owner.thread.join(20)
+        del owner
+        until = time.monotonic() + 20
+        while gone() is not None and time.monotonic() < until:
+            time.sleep(0.001)  # the thread may be about to drop it
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_of_python_are_known_from_their_creation_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert python_threads() == {thread.native_id for thread in threading.enumerate()}
+    assert name_of_this_thread() == threading.current_thread().name
+    starting = threading.Thread()
+    starting._native_id = 12345  # type: ignore[attr-defined] # as the new thread does, before it is in the other table
+    monkeypatch.setitem(threading._limbo, starting, starting)  # type: ignore[attr-defined]
+    assert 12345 in python_threads()
+
+
+def test_a_thread_that_python_does_not_know_has_no_name_and_stays_unknown() -> None:
+    names: list[str] = []
+    before = threading.active_count()
+    assert HelperThread(lambda: names.append(name_of_this_thread()), "rtloop-test", 1 << 18).join(20)
+    assert names == [""] and threading.active_count() == before
