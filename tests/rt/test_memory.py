@@ -90,6 +90,8 @@ def test_lock_all_locks_what_it_says_and_unlock_all_undoes_it(
         assert ("lo" in found) == is_locked, (array is old, found)
         is_on_fault = bool(found & {{"lf", "??"}})  # "??": an older kernel, such as 5.10, has no name for it
         assert is_on_fault == (is_locked and {onfault}), found
+    old[::PAGE] = 1
+    faults()  # the code of both is present now
     before = faults()
     new[::PAGE] = 1
     touched = faults() - before
