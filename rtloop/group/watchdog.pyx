@@ -261,7 +261,9 @@ cdef class Watchdog:
             self._give_back()
         finally:
             self._state = "stopped"
-        self._warn_lost(self._live.unreported(), self._settings.name)
+        lost = self._live.unreported()
+        if lost:
+            run_warnings.warn_off_keeper(self._warn_lost, lost, self._settings.name)
 
     def request_stop(self):
         """Do nothing: it watches until all loops have ended, because a loop can also hang while it is stopped."""

@@ -287,7 +287,7 @@ class StepChange:
             self._take_back()  # a process may have changed them until now
         gone.released()
         if self._back is not None:
-            self._warn(control.settings.name, self._made, self._back, self._raised)
+            run_warnings.warn_off_keeper(self._warn, control.settings.name, self._made, self._back, self._raised)
 
 
 def give_back(loop, Control own, hand_over, is_releasing=True):

@@ -235,6 +235,11 @@ cdef bint _is_keeper():
     return _thread.get_ident() == _ident and _pid == os.getpid()
 
 
+def is_keeper():
+    """Return True on the keeper's thread."""
+    return _is_keeper()
+
+
 cdef class ShieldedLock:
     """ShieldedLock()\n--\n
     Reentrant lock of what the keeper and the program's threads share.

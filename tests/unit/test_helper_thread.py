@@ -6,13 +6,17 @@ import gc
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
+from rtloop.loop.outcome.run_warnings import warn_off_keeper
 from rtloop.process.helper_thread import HelperThread
+from rtloop.process.interpreter import with_filters_of_caller
 from rtloop.process.python_threads import name_of_this_thread, python_threads
+from rtloop.process.signal_shield import shielded
 
 
 class Worker:
@@ -85,6 +89,32 @@ def test_it_keeps_nothing_of_its_function_once_that_has_returned() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_warning_of_the_keeper_does_not_wait_for_a_lock_that_its_caller_holds() -> None:
+    lock, shown = threading.Lock(), threading.Event()
+
+    def show(text: str) -> None:
+        with lock:
+            warnings.warn(text, UserWarning, stacklevel=1)
+            shown.set()
+
+    def lose_a_grant() -> bool:
+        warn = with_filters_of_caller(show)
+        with lock:  # as logging has, into which a program may lead its warnings
+            shielded(lambda: warn_off_keeper(warn, "a grant was lost"))
+        return shown.wait(20)
+
+    with pytest.warns(UserWarning, match="a grant was lost"):
+        assert lose_a_grant()
+
+
+def test_a_warning_of_the_keeper_is_raised_where_it_is_an_error() -> None:
+    def show() -> None:
+        raise UserWarning("an error")
+
+    with pytest.raises(UserWarning, match="an error"):
+        shielded(lambda: warn_off_keeper(show))
 
 
 def test_threads_of_python_are_known_from_their_creation_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from typing import Any
 
 from rtloop.errors import warn_of_setup
 from rtloop.loop.outcome.failure import describe
+from rtloop.process.helper_thread import HelperThread
+from rtloop.process.signal_shield import is_keeper
 from rtloop.settings import Settings
 from rtloop.stats.figures import Swap
 from rtloop.system.grant import Grant, describe_refused
 
-__all__ = ["warn_degraded", "warn_failed", "warn_lost", "warn_reverted", "warn_stale", "warn_tai"]
+__all__ = [
+    "warn_degraded",
+    "warn_failed",
+    "warn_lost",
+    "warn_off_keeper",
+    "warn_reverted",
+    "warn_stale",
+    "warn_tai",
+]
+
+_STACK_BYTES = 1 << 20
+_PATIENCE_S = 1.0
+
+
+def warn_off_keeper(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function that warns; if this is the keeper, on another thread, for which it waits up to a second.
+
+    What shows a warning is the program's: logging.captureWarnings(), a `showwarning`, the file sys.stderr. It may need
+    a lock that a thread holds whose signal handler waits for the keeper.
+    """
+    if not is_keeper():
+        function(*arguments)
+        return
+    context = copy_context()
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            context.run(function, *arguments)
+        except BaseException as error:  # the warning itself, if it is to be an error
+            raised.append(error)
+
+    HelperThread(call, "rtloop-warning", _STACK_BYTES).join(_PATIENCE_S)
+    if raised:
+        raise raised[0]
 
 
 def warn_tai(settings: Settings, offset_s: int) -> None:
