@@ -259,11 +259,11 @@ cdef class Watchdog:
             with self._lock:
                 self._read_grants()
             self._give_back()
+            lost = self._live.unreported()
+            if lost:
+                run_warnings.warn_off_keeper(self._warn_lost, lost, self._settings.name)
         finally:
             self._state = "stopped"
-        lost = self._live.unreported()
-        if lost:
-            run_warnings.warn_off_keeper(self._warn_lost, lost, self._settings.name)
 
     def request_stop(self):
         """Do nothing: it watches until all loops have ended, because a loop can also hang while it is stopped."""
