@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
 from typing import Any
 
 from rtloop.errors import warn_of_setup
@@ -37,12 +36,11 @@ def warn_off_keeper(function: Callable[..., None], *arguments: Any) -> None:
     if not is_keeper():
         function(*arguments)
         return
-    context = copy_context()
     raised: list[BaseException] = []
 
     def call() -> None:
         try:
-            context.run(function, *arguments)
+            function(*arguments)
         except BaseException as error:  # the warning itself, if it is to be an error
             raised.append(error)
 
