@@ -96,10 +96,7 @@ def run(name: str, options: str, limit: float) -> Found:
             lines = said.strip().splitlines()
             return Found([], lines[-1] if lines else f"exit code {process.returncode}")
         content = json.loads(out.read_text())
-        missing = content.get("missing") or {}
-        if isinstance(missing, list):  # without the fix of each
-            missing = dict.fromkeys(missing, f"see python benchmarks/{name}.py")
-        return Found([read(claim) for claim in content["claims"]], missing=missing)
+        return Found([read(claim) for claim in content["claims"]], missing=content.get("missing", {}))
 
 
 def read(claim: dict[str, Any]) -> Claim:
@@ -126,7 +123,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def find_missing(found: Mapping[str, Found]) -> dict[str, str]:
     """Return what was not measured, scripts and peers of scripts, with the reasons."""
     not_run = {name: part.why for name, part in found.items() if part.why}
-    return not_run | {f"{name}: {peer}": f"it is not installed; fix: {fix}"
+    return not_run | {f"{name}: {peer}": f"it is missing here: {fix}"
                       for name, part in found.items() for peer, fix in (part.missing or {}).items()}  # fmt: skip
 
 
@@ -166,7 +163,8 @@ def main() -> int:
     if before is not None:
         measured = {(name, c.name, c.peer_name): c for name, part in found.items() for c in part.claims}
         worse = print_changes(before, Results(facts(), asked.quick, measured))
-    write(asked, found)
+    if asked.json == "-":
+        write(asked, found)
     return int(bool(missing) or (asked.strict and (worse > 0 or "MISSED" in verdicts)))
 
 

@@ -60,14 +60,14 @@ def follower(library: ctypes.CDLL, buffer: HugeBuffer, loads: int) -> Callable[[
     return lambda: float(library.follow_ring(address, loads) / loads)
 
 
-def take_all(size: str, wanted: list[str]) -> tuple[dict[str, HugeBuffer], list[str]]:
+def take_all(size: str, wanted: list[str]) -> tuple[dict[str, HugeBuffer], dict[str, str]]:
     """Return the buffers by backing, ordinary pages first, and the reasons for missing ones."""
-    buffers, missing = {SMALL: take(size, SMALL)}, []
+    buffers, missing = {SMALL: take(size, SMALL)}, {}
     for backing in wanted:
         try:
             buffers[backing] = take(size, backing)
         except SetupError as error:
-            missing.append(f"not measured: {error.strerror}")
+            missing[backing] = str(error.strerror)
     return buffers, missing
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     except (ConfigError, SetupError) as error:
         sys.exit(f"{error}")
     if len(buffers) == 1:
-        sys.exit("no huge pages to compare with\n" + "\n".join(missing))
+        sys.exit("\n".join(["no huge pages to compare with", *(f"not measured: {why}" for why in missing.values())]))
     for buffer in buffers.values():
         library.link_ring(buffer.array("u1").ctypes.data, buffer.nbytes)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -104,8 +104,8 @@ def main() -> None:
         if name != SMALL
     ]
     print_claims(f"Random access over {size}, each load depending on the previous one; ratio of the times", claims)
-    for text in missing:
-        print(text, file=sys.stderr)
+    for why in missing.values():
+        print(f"not measured: {why}", file=sys.stderr)
     page_sizes = {name: buffer.page_size for name, buffer in buffers.items()}
     huge = {name: buffer.huge_bytes for name, buffer in buffers.items()}
     write_json(
@@ -118,7 +118,7 @@ def main() -> None:
         huge_bytes=huge,
         times=times,
         claims=claims,
-        missing=missing,
+        missing={backing: why.partition("\n")[0] for backing, why in missing.items()},
     )
 
 

@@ -117,7 +117,7 @@ def main() -> int:
         benchmark="pool",
         claims=[made._asdict() for made in claims],
         tail_ns=tails,
-        missing=missing,
+        missing={name: f"apt install {LIBRARIES[name]}" for name in missing},
     )
     return exit_code(claims)
 
