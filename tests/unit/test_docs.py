@@ -21,6 +21,7 @@ PAGES = [
     *sorted((ROOT / "examples").glob("*/README.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
 ]
+METHOD = re.compile(r"^    cdef [^#\n]*?\b([a-z]\w*)\(self\b", re.MULTILINE)  # without those that are reserved
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -61,6 +62,19 @@ def test_the_reference_has_every_public_name() -> None:
     described = set(re.findall(r"^\.\. (?:auto\w+|py:\w+):: (\S+)$", REFERENCE, re.MULTILINE))
     described = {name.removeprefix("rtloop.") for name in described}
     assert set(rtloop.__all__) <= described
+
+
+def test_the_cython_reference_shows_and_describes_every_method() -> None:
+    page = (DOCS / "reference" / "cython.md").read_text()
+    blocks = re.findall(r"literalinclude\} (\S+\.pxd)\n:language: cython\n:start-at: (.+)\n:end-before: (.+)\n", page)
+    assert len(blocks) == 6
+    for file, first, last in blocks:
+        source = (DOCS / "reference" / file).read_text()
+        shown = source[source.index(first.strip('"')) :].partition(last)[0]
+        public = METHOD.findall(re.split(r"_reserved_\w+\(self", source)[0])
+        assert METHOD.findall(shown) == public, f"the page has to show the methods of {file}"
+        described = set(re.findall(r"`(\w+)\(", page))
+        assert set(METHOD.findall(source)) <= described
 
 
 def test_the_table_of_exceptions_is_right() -> None:
