@@ -1,13 +1,15 @@
 """Calls to make when the program ends, in stages that do not depend on the order of imports.
 
-A library can notice three kinds of end. The interpreter ends (atexit). The main thread has ended while other threads
-keep the interpreter alive, which the keeper notices. A signal ends the process (:mod:`rtloop.process.ending_signals`).
+A library can notice four kinds of end. The interpreter ends (atexit). A process of `multiprocessing` ends, which does
+without atexit if it was forked. The main thread has ended while other threads keep the interpreter alive, which the
+keeper notices. A signal ends the process (:mod:`rtloop.process.ending_signals`).
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from functools import partial
@@ -17,15 +19,32 @@ from rtloop.process.signal_shield import keep_looking, look_with, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
-__all__ = ["LOOPS", "RECORDERS", "WeakObjects", "at_end", "ending", "go_on", "is_making_calls", "make_calls", "watch"]
+__all__ = [
+    "LOOPS",
+    "RECORDERS",
+    "WeakObjects",
+    "at_end",
+    "at_exit",
+    "ending",
+    "go_on",
+    "is_making_calls",
+    "make_calls",
+    "watch",
+]
 
 #: Loops end first, so that recorders still get everything that they have pushed.
 LOOPS = 0
 RECORDERS = 1
 
+#: Before the finalizers of `multiprocessing` itself, whose queues and managers a loop or a recorder may still use.
+_PRIORITY = 1000
+
 _calls: dict[int, list[Callable[[], str]]] = {LOOPS: [], RECORDERS: []}
 _active: list[Callable[[], bool]] = []
+_at_exit: list[Callable[[], object]] = []
+_has_hook = False
 _T = TypeVar("_T")
 _turn = threading.Lock()
 _holder = 0
@@ -74,6 +93,12 @@ def at_end(stage: int, call: Callable[[], str | None], is_active: Callable[[], b
     """
     _calls[stage].append(lambda: call() or "")
     _active.append(is_active)
+
+
+def at_exit(call: Callable[[], object]) -> None:
+    """Make a call when the interpreter ends, or a process of `multiprocessing`; later ones are made first."""
+    _at_exit.append(call)
+    atexit.register(call)
 
 
 def ending() -> str:
@@ -151,7 +176,32 @@ def _reset_after_fork() -> None:
     _turn, _holder, _cause = threading.Lock(), 0, ""
 
 
-os.register_at_fork(after_in_child=_reset_after_fork)
+def _follow_multiprocessing() -> None:
+    """Make the exit calls at the end of the children of `multiprocessing`, this process and later ones, if it is used.
+
+    A forked child, also one of its "forkserver", ends with os._exit, after the finalizers of `multiprocessing`.
+    """
+    global _has_hook
+    util = sys.modules.get("multiprocessing.util")
+    if util is None or _has_hook:
+        return
+    _has_hook = True
+    if sys.modules["multiprocessing.process"].parent_process() is not None:
+        _finalize_with(util)
+    util.register_after_fork(util, _finalize_with)
+
+
+def _finalize_with(util: ModuleType) -> None:
+    util.Finalize(None, _make_exit_calls, exitpriority=_PRIORITY)
+
+
+def _make_exit_calls() -> None:
+    for call in reversed(_at_exit):
+        call()
+
+
+_follow_multiprocessing()
+os.register_at_fork(before=_follow_multiprocessing, after_in_child=_reset_after_fork)
 look_with(_look)
 # On the keeper's thread, so that exceptions of signal handlers on the main thread wait until everything has ended.
-atexit.register(shielded, partial(make_calls, ""))
+at_exit(partial(shielded, partial(make_calls, "")))

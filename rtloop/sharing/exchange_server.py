@@ -10,7 +10,6 @@ The message carries a new open file description of the exchange, because the des
 
 from __future__ import annotations
 
-import atexit
 import os
 import select
 import socket
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from rtloop.errors import SetupError
-from rtloop.process.exit_hooks import RECORDERS, at_end, ending
+from rtloop.process.exit_hooks import RECORDERS, at_end, at_exit, ending
 from rtloop.process.nap import nap
 from rtloop.sharing.helper_threads import start_helper
 from rtloop.sharing.socket_users import may_open, peer_of
@@ -241,4 +240,4 @@ def _close_at_signal() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 at_end(RECORDERS, _close_at_signal)
 # The interpreter's end does not close exchanges, so their paths would remain.
-atexit.register(lambda: _server.close_all())
+at_exit(lambda: _server.close_all())

@@ -49,6 +49,36 @@ def test_loops_end_with_the_main_thread_though_other_threads_go_on(script: Scrip
     assert left_once(done)
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("end", ["returns", "raises", "exits"])
+def test_a_loop_ends_with_its_process_of_multiprocessing(script: Script, tmp_path: Path, method: str, end: str) -> None:
+    # A forked one, also of a server, ends with os._exit, without atexit.
+    (tmp_path / "worker.py").write_text(
+        PROLOGUE
+        + f"""
+def work():
+    loop = make(); loop.start(); alive(loop)
+    log = rtloop.Ring("f8", 64); log.push(1.5)
+    made.append(rtloop.Recorder(log, "log.npy"))
+    made.append(rtloop.Latest("f8", share=os.path.abspath("latest.socket")))
+    if "{end}" == "raises": raise KeyError("x")
+    if "{end}" == "exits": sys.exit(3)
+"""
+    )
+    done = run(script, f"""
+    import multiprocessing
+    import numpy as np
+    sys.path.insert(0, os.getcwd())
+    import worker
+    process = multiprocessing.get_context("{method}").Process(target=worker.work)
+    process.start(); process.join()
+    print(process.exitcode, np.load("log.npy"), os.path.exists("latest.socket"))
+    """)  # fmt: skip
+    status = {"returns": 0, "raises": 1, "exits": 3}[end]
+    assert (done.returncode, done.stdout) == (0, f"{status} [1.5] False\n"), done.stderr
+    assert left_once(done), done.stderr
+
+
 def test_a_recorder_alone_ends_with_the_main_thread(script: Script) -> None:
     done = run(script, """
     recorder = rtloop.Recorder(rtloop.Ring("f8", 64), "log.npy")
