@@ -282,7 +282,7 @@ class StopTimeoutError(StateError, TimeoutError):
 
 
 class SwapError(RtloopError, RuntimeError):
-    """A running loop has not gone on with another step: it refused, or the present one has not returned in time.
+    """A swap or a rehearsal failed: the new step refused or failed, or the present one did not return in time.
 
     Attributes
     ----------

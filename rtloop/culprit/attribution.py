@@ -373,7 +373,7 @@ class _Attribution:
         return found
 
     def _add_collections(self, state: State, begin: int, end: int) -> bool:
-        """Blame collections of garbage, while which the loop waited for the interpreter. True if there were any."""
+        """Blame collections of garbage during which the loop waited for the interpreter. True if there were any."""
         parts = [
             (min(one.end, end) - max(one.begin, begin), one)
             for one in self._collections

@@ -48,7 +48,7 @@ def limits_of(threshold: int, latency: Histogram, execution: Histogram) -> Limit
 
 
 def find_late(records: NDArray[Any], limits: Limits, period_ns: int, *, has_own_wait: bool) -> list[Late]:
-    """Return the late cycles among some records, the latest first.
+    """Return the late cycles among some records, the longest delay first.
 
     A cycle that began late and took long is late in what has delayed it more.
     """

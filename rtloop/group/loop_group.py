@@ -68,8 +68,8 @@ class LoopGroup:
     on_failure : {"stop-all", "keep", "hook"}
         Reaction of the other loops when one fails. ``stop-all``: they end at their next release; the failed loop's own
         thread notifies them, without the GIL. ``keep``: they continue. ``hook``: each calls its ``on_peer_failure`` on
-        its own thread before its next step, and obeys the result. A loop whose step returns RT_STOP has not failed, and
-        the others continue.
+        its own thread before its next step, and does what that returns. A loop whose step returns RT_STOP has not
+        failed, and the others continue.
     cpus : sequence or "partition", optional
         The ``cpu=`` of each loop: ``[2, 3, 3]``. By default each loop keeps its own. ``"partition"`` assigns each loop
         one of the isolated CPUs, or of those that this process may use if none is isolated: by falling utilisation,
@@ -245,7 +245,7 @@ class LoopGroup:
             run_warnings.warn_failed(error)
 
     def wait(self, timeout: Duration | None = None) -> bool:
-        """Wait until all loops have ended, for whatever reason. Ctrl-C stops them, and raises KeyboardInterrupt.
+        """Wait until all loops have ended, for whatever reason.
 
         The wait for a loop that the watchdog has found stuck ends two seconds after that.
 
@@ -261,8 +261,10 @@ class LoopGroup:
 
         Raises
         ------
+        KeyboardInterrupt
+            On Ctrl-C, which stops all loops.
         StateError
-            If the group was never started.
+            If the group was never started, or on the thread of one of its loops.
         """
         deadline = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
         if self._run is None or any(member.is_own_thread(loop) for loop in self._loops):
@@ -285,11 +287,21 @@ class LoopGroup:
 
         If several have failed, it is that of the first one, in the order of the loops, with notes about the others.
 
+        Parameters
+        ----------
+        timeout : duration, optional
+            Longest time to wait; no limit by default.
+
+        Returns
+        -------
+        bool
+            True if all have ended; False only after a timeout.
+
         Raises
         ------
-        CallbackError, OverrunError, GuardError, WatchdogError
+        CallbackError, OverrunError, ClockStepError, GuardError, ProcessDiedError, WatchdogError
             The reason for which a loop failed, when all have ended. A WatchdogError is also raised if the loop is still
-            stuck; a note then reports that.
+            stuck; a note then reports that. A step in Python raises its own exception.
         KeyboardInterrupt
             On Ctrl-C, which stops all loops.
         StateError
@@ -317,9 +329,14 @@ class LoopGroup:
             Run all releases of each loop within this time. Without it, run until every ``step`` has returned RT_STOP,
             or until Ctrl-C.
 
+        Returns
+        -------
+        Mapping of str to Stats
+            As :attr:`stats`.
+
         Raises
         ------
-        SetupError, CallbackError, OverrunError, GuardError, WatchdogError, KeyboardInterrupt
+        BaseException
             As :meth:`start` and :meth:`join`.
         """
         duration_ns = None

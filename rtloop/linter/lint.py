@@ -107,10 +107,11 @@ def lint(
 ) -> LintReport:
     """Examine the C that Cython generates for a loop, for actions that a real-time thread must avoid.
 
-    It follows the calls from ``enter``, ``step``, ``overrun``, ``wait``, ``leave``, ``on_peer_failure`` and ``safe`` of
-    every subclass of RTLoop in the file, through functions, methods, inline functions, verbatim blocks and the headers
-    of the project, and reports code that can take the GIL, count a reference, allocate, raise, wait, or enter the
-    kernel.
+    It follows the calls from ``enter``, ``step``, ``overrun``, ``wait``, ``leave``, ``on_peer_failure``, ``safe`` and
+    ``take_over`` of every subclass of RTLoop in the file, through functions, methods, inline functions, verbatim blocks
+    and the headers of the project, and reports code that can take the GIL, count a reference, allocate, raise, wait, or
+    enter the kernel. What counts as a finding depends on the method: ``enter`` and ``leave`` may allocate and wait, and
+    ``wait`` may wait.
 
     Parameters
     ----------
@@ -128,9 +129,9 @@ def lint(
     Raises
     ------
     LintError
-        The file cannot be read, or Cython does not compile it.
+        If the file cannot be read, or Cython does not compile it.
     ConfigError
-        There is no such function.
+        If there is no such function.
 
     Examples
     --------

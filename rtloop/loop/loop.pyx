@@ -196,6 +196,11 @@ cdef class _RTLoop_2:
                                         :meth:`swap`
     ==================================  ============================================================================
 
+    ``self.parameter(name, &self.field, value)`` and ``self.signal(name, &self.field)``, called in ``__init__`` or
+    ``setup``, declare a field as a parameter, which any thread or process may change, or as a signal, which is sampled
+    after each step. Both return a declaration, for ``.limits(low, high)`` and ``.unit(text)``, and raise a ConfigError
+    if the name, the type or the address is invalid. A field that is not a double needs its type: ``"i4"``, ``"3f8"``.
+
     ``self.device_cycle(number)``, called from ``wait`` or ``step`` with the device's own cycle number, counts the
     device's cycles that the loop has missed in ``Stats.device_missed``. It returns how many were missed just before
     this one. A number that is not above the last one is a repetition or a restart of the device. Extend a counter with
@@ -487,7 +492,7 @@ cdef class _RTLoop_2:
 
         Raises
         ------
-        CallbackError, OverrunError, GuardError, WatchdogError
+        CallbackError, OverrunError, ClockStepError, GuardError, WatchdogError
             If the loop has failed: the reason.
         KeyboardInterrupt
             On Ctrl-C, which stops the loop. On another thread than the main one the method returns instead.
@@ -515,7 +520,7 @@ cdef class _RTLoop_2:
 
         Raises
         ------
-        SetupError, CallbackError, OverrunError, KeyboardInterrupt
+        SetupError, StateError, CallbackError, OverrunError, ClockStepError, GuardError, KeyboardInterrupt
             As :meth:`start` and :meth:`join`.
         """
         control = RTLoop_control(self)

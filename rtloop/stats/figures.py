@@ -198,7 +198,7 @@ class Figures:
         return first + np.argsort((since - start)[first:], kind="stable")[: max(0, n)]
 
     def explain(self, n: int | None = None) -> list[Explanation]:
-        """Return the late cycles with the reason for each, the latest first.
+        """Return the late cycles with the reason for each, the longest delay first.
 
         Parameters
         ----------

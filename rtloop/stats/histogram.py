@@ -140,7 +140,7 @@ class Histogram:
 
     @property
     def has_exact_std(self) -> bool:
-        """True if `std` is exact, and not an estimate from the bins, as in a file of rtloop 0.1.0 or older."""
+        """True if `std` is exact. In a file saved before rtloop 0.1.0 it may be an estimate from the bins."""
         return self._squares is not None
 
     @property

@@ -65,7 +65,7 @@ class Stats(Figures):
         Time from the first release to the last end; 0 if no cycle ran.
     shifted_ns : int or None
         Net time by which the grid was moved: by ``overrun="shift"``, and by ``shift()``, which may also move it back.
-        None in a file of rtloop 0.1.0 or older, which does not tell.
+        None in a file saved before rtloop 0.1.0 that does not contain it.
     device_cycles, device_missed : int or None
         Cycles of the device that paces the loop: those that ``device_cycle`` named, and those that were left out
         between them. None if the loop does not call it.

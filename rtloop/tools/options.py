@@ -168,7 +168,7 @@ def explained(explain: bool, above: int | None) -> bool | str | None:
 
 
 def explanation_text(stats: Stats) -> str:
-    """Return the explanations of the late cycles as lines, the latest first; empty if the run was not traced."""
+    """Return the explanations of the late cycles as lines, the longest delay first; empty if the run was not traced."""
     if stats.explanations is None:
         return ""
     if not stats.explanations:
