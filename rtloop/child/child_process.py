@@ -410,7 +410,7 @@ def _end_all() -> str:
             text = (
                 f"{child.settings.name} did not stop within {took}: a function has not returned. Its process was killed"
             )
-            registry.tell(StopTimeoutError(text))
+            registry.report_error(StopTimeoutError(text))
     return f"stopped {len(every)} process loop{'s' * (len(every) != 1)}" if every else ""
 
 

@@ -87,7 +87,7 @@ class Overseer:
                     try:
                         self._obey(message[0])
                     except Exception as error:  # the next command may be the stop
-                        registry.tell(error)
+                        registry.report_error(error)
             except EOFError:
                 break
         self._end_orphan()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop import __version__, get_include
-from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_rests
+from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_leftovers
 from rtloop.compiler.comments import read_extras, rpath
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.compiler.packages import add_packages, find_package
@@ -342,7 +342,7 @@ def _new_folder() -> Iterator[Path]:
     import tempfile
 
     place = plain_temporary_folder()
-    remove_rests(Path(place), _PREFIX)
+    remove_leftovers(Path(place), _PREFIX)
     try:
         folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True)
     except OSError as error:

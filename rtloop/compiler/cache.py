@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from rtloop.compiler.diagnostics import Diagnostic
 
-__all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_rests"]
+__all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_leftovers"]
 
 _INPUTS, _ABOUT = "inputs.json", "about.json"
 _UNFINISHED_S, _ONCE_S, _UNUSED_S = 3600, 7 * 86400, 60 * 86400
@@ -93,8 +93,8 @@ def _remove(folder: str, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_rests(folder: Path, prefix: str) -> None:
-    """Remove this user's folders of that prefix that are older than an hour: the rests of killed builds."""
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove this user's folders of that prefix that are older than an hour: killed builds have left them."""
     for rest in folder.glob(f"{prefix}*"):
         with suppress(OSError):
             about = rest.lstat()

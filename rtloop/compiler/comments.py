@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from rtloop.compiler.diagnostics import Diagnostic, tell
+from rtloop.compiler.diagnostics import Diagnostic, format_errors
 from rtloop.errors import BuildError
 
 __all__ = ["Extras", "read_extras", "rpath"]
@@ -163,4 +163,4 @@ def _files(source: Path, number: int, path: str) -> list[str]:
 
 def _broken(source: Path, number: int, text: str, fix: str) -> BuildError:
     diagnostics = (Diagnostic(str(source), number, 0, text, fix),)
-    return BuildError(tell(source, diagnostics), diagnostics=diagnostics, path=str(source))
+    return BuildError(format_errors(source, diagnostics), diagnostics=diagnostics, path=str(source))

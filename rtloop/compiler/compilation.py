@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rtloop.compiler.c_compiler import as_started, cache_variables
 from rtloop.compiler.comments import Extras, read_extras
 from rtloop.compiler.cython_process import run_cython
-from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
+from rtloop.compiler.diagnostics import Diagnostic, format_errors, read_compiler, read_cython
 from rtloop.compiler.packages import add_packages
 from rtloop.compiler.plain_paths import Places
 from rtloop.compiler.toolchain import DIRECTIVES, FLAGS, LINK_FLAGS, Toolchain
@@ -118,7 +118,7 @@ def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compil
         errors = read_cython(done.stderr, is_error=True)
         if not errors:
             raise BuildError(f"Cython failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
-        raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
+        raise BuildError(format_errors(source, errors), diagnostics=errors, path=str(source))
     text = generated.read_text(encoding="utf-8", errors="replace")
     if job.examine is not None:
         job.examine(text)
@@ -171,7 +171,7 @@ def _compile(command: Sequence[str], source: Path, work: Path, places: Places) -
         errors = read_compiler(done.stderr, source)
         if not errors:
             raise BuildError(f"the compiler failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
-        raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
+        raise BuildError(format_errors(source, errors), diagnostics=errors, path=str(source))
 
 
 def _sorted_out(read: set[str], work: Path) -> tuple[set[str], set[str]]:

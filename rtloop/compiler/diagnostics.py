@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rtloop.loop.cycle import Cycle
 from rtloop.settings import CALLBACKS
 
-__all__ = ["Diagnostic", "read_compiler", "read_cython", "show_diagnostic", "tell"]
+__all__ = ["Diagnostic", "format_errors", "read_compiler", "read_cython", "show_diagnostic"]
 
 _SHOWN = 8
 _CIMPORTED = {"RTLoop", "Cycle", "RT_CONTINUE", "RT_STOP", "Pool", "Ring", "Latest", "SignalLog", "HugeBuffer"}
@@ -184,7 +184,7 @@ def show_diagnostic(diagnostic: Diagnostic, kind: str = "") -> str:
     return "\n".join(written)
 
 
-def tell(source: Path, diagnostics: Iterable[Diagnostic]) -> str:
+def format_errors(source: Path, diagnostics: Iterable[Diagnostic]) -> str:
     """Format the message of a failed build."""
     every = list(diagnostics)
     told: set[str] = set()

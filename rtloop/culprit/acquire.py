@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from rtloop.culprit.recorder import Recorder
+from rtloop.culprit.run_tracer import RunTracer
 from rtloop.culprit.tracefs import MOUNT
 from rtloop.errors import RtloopError
 from rtloop.process.pid_namespace import FIRST, own_pid_namespace
@@ -31,8 +31,8 @@ _ROOT = "run as root: sudo $(which python) ...\nor run without it: explain=False
 def acquire(
     settings: Settings, stack: ExitStack, block: TelemetryBlock, tid: int, *, needs_interpreter: bool,
     has_own_wait: bool,
-) -> tuple[Grant, Recorder | None]:  # fmt: skip
-    """Begin to trace the kernel. Returns the grant, and the recorder unless it was refused."""
+) -> tuple[Grant, RunTracer | None]:  # fmt: skip
+    """Begin to trace the kernel. Returns the grant, and the tracer unless it was refused."""
     asked = f"delays beyond {format_duration(settings.explain_ns)}" if settings.explain_ns else "the worst delays"
     if not settings.record:
         why = "record=0 keeps no timestamps, so late cycles cannot be found"
@@ -48,7 +48,7 @@ def acquire(
     if needs_interpreter:
         watch_collector()
     try:
-        recorder = Recorder(
+        tracer = RunTracer(
             settings, block, tid, needs_interpreter=needs_interpreter, has_own_wait=has_own_wait,
             is_virtual=bool(machine()["is_virtual"]),
         )  # fmt: skip
@@ -63,11 +63,11 @@ def acquire(
         return _refused(asked, why, "explain=False, or free what is missing", number), None
     except RtloopError as error:
         return _refused(asked, str(error).partition("; fix")[0], f"{MOUNT}\n{_ROOT}", errno.ENOENT), None
-    stack.callback(recorder.close)
+    stack.callback(tracer.close)
     detail = "a private instance of tracefs, read only when a cycle was late"
-    if recorder.missing:
-        detail += f"; this kernel has no {', '.join(recorder.missing)}"
-    return Grant("explain", asked, asked, ok=True, detail=detail, kind="other"), recorder
+    if tracer.missing:
+        detail += f"; this kernel has no {', '.join(tracer.missing)}"
+    return Grant("explain", asked, asked, ok=True, detail=detail, kind="other"), tracer
 
 
 def _refused(asked: str, why: str, fix: str, number: int) -> Grant:

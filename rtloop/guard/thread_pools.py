@@ -22,7 +22,7 @@ from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
 
-__all__ = ["GRANT", "Pool", "PoolWatch", "limit_thread_pools", "loop_tids", "pool_of", "pools", "pools_grant"]
+__all__ = ["GRANT", "PoolWatch", "ThreadPool", "limit_thread_pools", "loop_tids", "pool_of", "pools", "pools_grant"]
 
 #: Name of the grant.
 GRANT = "thread_pools"
@@ -34,7 +34,7 @@ _BUSY = 0.01
 _CLEARLY = 4
 
 
-class Pool(NamedTuple):
+class ThreadPool(NamedTuple):
     """A library with a pool: its name, how many threads it uses, its file, and the variable that limits it."""
 
     name: str
@@ -75,13 +75,13 @@ def pool_of(path: str) -> tuple[str, str] | None:
     return None if library is None else (library.name, library.variable)
 
 
-def pools() -> list[Pool]:
+def pools() -> list[ThreadPool]:
     """Return the loaded libraries whose calls use more than one thread."""
     found = []
     for path, library, count in _known(library_changes()):
         threads = count()
         if threads > 1:
-            found.append(Pool(library.name, threads, path, library.variable))
+            found.append(ThreadPool(library.name, threads, path, library.variable))
     return found
 
 
@@ -89,7 +89,7 @@ def pools() -> list[Pool]:
 def _known(changes: tuple[int, int]) -> list[tuple[str, _Library, Callable[[], int]]]:
     """Return the loaded libraries that may have a pool, with the function that counts its threads.
 
-    `changes` is :func:`~rtloop.guard.loaded_libraries.library_changes`: starts are frequent, and changes rare.
+    `changes` is :func:`library_changes`: starts are frequent, and changes rare.
     """
     found = []
     for path in dict.fromkeys(loaded_libraries()):

@@ -49,7 +49,7 @@ class Event(NamedTuple):
 
 
 class _Reader:
-    """One walk through a body, which tracks the place, the depth and the calls of the present line of C."""
+    """One walk through a body, which tracks the place and the calls of the present line of C."""
 
     def __init__(self, function: Function, known: set[str], macros: dict[str, list[list[Token]]]) -> None:
         self.function, self.known, self.macros = function, known, macros
@@ -71,7 +71,7 @@ class _Reader:
         return any(event.what == "finding" and event.place == self.place for event in self.events)
 
     def run(self) -> list[Event]:
-        body, index, depth = self.function.body, 0, 0
+        body, index = self.function.body, 0
         while index < len(body):
             token = body[index]
             if token.kind == "comment":
@@ -79,7 +79,6 @@ class _Reader:
                     break  # the clean-up of something that was reported at its origin
                 self.place = source_place(token.text) or self.place
             elif token.kind == "sign":
-                depth += {"{": 1, "}": -1}.get(token.text, 0)
                 if token.text == "(":
                     self.called_value(index)
                 elif token.text == "+=":
@@ -90,11 +89,11 @@ class _Reader:
                     self.line, self.callee = line, None
                     if not self.is_generated:
                         self.place = self.locate(self.function.unit, line)
-                index = self.name(index, depth)
+                index = self.name(index)
             index += 1
         return self.events
 
-    def name(self, index: int, depth: int) -> int:
+    def name(self, index: int) -> int:
         """Read a name; return the index of the last token that it consumed."""
         body, text = self.function.body, self.function.body[index].text
         if text in ("if", "while") and _is_zero(body, index + 1):
@@ -115,12 +114,12 @@ class _Reader:
             elif follows == "(":
                 self.add("pointer", "", text)
         elif follows == "(" and text not in _WORDS:
-            return self.call(index, text, depth)
+            return self.call(index, text)
         elif text in self.known and before not in ("goto", "struct"):
             self.add("function", "", text)  # its address is taken, so it may be called
         return index
 
-    def call(self, index: int, name: str, depth: int) -> int:
+    def call(self, index: int, name: str) -> int:
         body = self.function.body
         if name in ("__PYX_ERR", "__PYX_ERR_WITH_GIL"):
             self.error()

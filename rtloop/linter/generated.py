@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rtloop.compiler.cython_process import run_cython
-from rtloop.compiler.diagnostics import read_cython, tell
+from rtloop.compiler.diagnostics import format_errors, read_cython
 from rtloop.errors import LintError
 from rtloop.linter.c_source import Unit, read_unit
 
@@ -62,9 +62,9 @@ def generate(
     Raises
     ------
     LintError
-        The file cannot be read, or Cython does not compile it.
+        If the file cannot be read, or Cython does not compile it.
     ModuleNotFoundError
-        Cython is not installed.
+        If Cython is not installed.
     """
     import Cython.Compiler  # noqa: F401 - here for its error: a missing Cython names the extra
 
@@ -89,7 +89,7 @@ def generate(
         said = done.stdout + done.stderr
         if done.returncode or not out.exists():
             diagnostics = read_cython(said, is_error=True)
-            text = tell(source, diagnostics) if diagnostics else f"Cython fails on {source}:\n{_shorten(said)}"
+            text = format_errors(source, diagnostics) if diagnostics else f"Cython fails on {source}:\n{_shorten(said)}"
             raise LintError(text)
         text = out.read_text(encoding="utf-8", errors="replace")
     remarks = [Remark(file, int(line), words) for _, file, line, words in _REMARK.findall(said)]

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from rtloop.live.declared_parameters import Parameter
-from rtloop.live.html_table import html_table, show_limits
 from rtloop.live.parameter_block import Used
+from rtloop.live.value_text import format_limits, format_value, html_table
 from rtloop.process.nap import nap
 from rtloop.units import show
 
@@ -192,5 +192,8 @@ class Parameters(Mapping[str, Any]):
         return html_table(
             f"parameters of {self._backend.name}",
             ("name", "value", "unit", "limits"),
-            [(name, one.unpack(asked), one.unit, show_limits(one.low, one.high)) for name, one in declared.items()],
+            [
+                (name, format_value(one.unpack(asked)), one.unit, format_limits(one.low, one.high))
+                for name, one in declared.items()
+            ],
         )

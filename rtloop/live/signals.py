@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rtloop.errors import ConfigError
-from rtloop.live.html_table import html_table, show_limits
 from rtloop.live.signal_block import Cursor, SignalBlock
+from rtloop.live.value_text import format_limits, format_value, html_table
 from rtloop.units import show
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Signals:
             f"signals of {self._source.name}{at}",
             ("name", "value", "unit", "limits"),
             [
-                (name, latest.get(name, ""), units[name], show_limits(*limits.get(name, (None, None))))
+                (name, format_value(latest.get(name, "")), units[name], format_limits(*limits.get(name, (None, None))))
                 for name in self.names
             ],
         )

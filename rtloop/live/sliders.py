@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import RtloopError
-from rtloop.live.html_table import show_limits
+from rtloop.live.value_text import format_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ class _Row:
         self._is_own = False  # the widget changes because of the loop, not because of the user
         self._is_text = bool(one.shape) or (one.dtype.kind in "iu" and max(map(abs, one.bounds)) > _EXACT)
         has_both = one.low is not None and one.high is not None
-        self.note = " ".join(part for part in (one.unit, "" if has_both else show_limits(one.low, one.high)) if part)
+        self.note = " ".join(part for part in (one.unit, "" if has_both else format_limits(one.low, one.high)) if part)
         self.widget = self._make(ipywidgets, has_both and 0 < one.bounds[1] - one.bounds[0] < math.inf)
         self.show()
         self.widget.observe(self._on_change, "value")

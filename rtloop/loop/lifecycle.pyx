@@ -358,7 +358,7 @@ cdef class Control:
             try:
                 change.finish()
             except Exception as error:
-                registry.tell(error)
+                registry.report_error(error)
 
     def _is_reaping(self):
         """True if this thread is reaping: a finalizer that the collector of garbage has called in the middle of it."""

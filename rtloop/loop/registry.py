@@ -14,7 +14,7 @@ from rtloop.guard.preload import refuse_while
 from rtloop.process.exit_hooks import LOOPS, at_end, ending
 from rtloop.process.signal_shield import look_with
 
-__all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "leave", "loops", "reap_finished", "simulations"]
+__all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "leave", "loops", "reap_finished", "report_error", "simulations"]
 
 #: Longest wait for the thread of a watchdog, or of a loop that was found stuck.
 EXIT_TIMEOUT_NS = 2_000_000_000
@@ -53,7 +53,7 @@ def reap_finished() -> bool:
         try:
             control.reap()
         except Exception as error:
-            tell(error)
+            report_error(error)
     return bool(loops)
 
 
@@ -81,7 +81,7 @@ def _stop_all() -> str:
         try:
             control.stop(control.leave_timeout_ns, begin)
         except BaseException as error:  # even one of a signal handler, because the other loops must stop as well
-            tell(error)
+            report_error(error)
     count = sum(not control.is_helper for control in every) + _ended_before
     _stopping.clear()
     _ended_before = 0
@@ -92,7 +92,7 @@ def _is_any_left() -> bool:
     return bool(loops) or bool(simulations)
 
 
-def tell(error: BaseException) -> None:
+def report_error(error: BaseException) -> None:
     """Report an exception that has no caller to catch it, if stderr can still be written to."""
     text = f"rtloop: {error}\n" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}\n"
     with suppress(OSError, ValueError, AttributeError):  # of a closed terminal or file, or None

@@ -17,9 +17,9 @@ from rtloop.system.grant import Grant
 from rtloop.telemetry.block import TelemetryBlock
 
 if TYPE_CHECKING:
-    from rtloop.culprit.recorder import Recorder
+    from rtloop.culprit.run_tracer import RunTracer
 
-__all__ = ["process_wide", "raise_if_refused", "recorder", "telemetry"]
+__all__ = ["process_wide", "raise_if_refused", "telemetry", "tracer"]
 
 _ADVICE = "More about this machine: rtloop doctor\nOr run degraded: strict=False"
 
@@ -71,9 +71,9 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
         del block  # the traceback of an exception would keep it mapped
 
 
-def recorder(
+def tracer(
     settings: Settings, stack: ExitStack, block: TelemetryBlock, tid: int, needs_interpreter: bool, has_own_wait: bool
-) -> tuple[Grant, Recorder | None]:
+) -> tuple[Grant, RunTracer | None]:
     """Begin to trace the kernel beside the thread of a loop."""
     from rtloop.culprit.acquire import acquire  # here, because few runs trace
 

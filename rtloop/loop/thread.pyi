@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from rtloop.culprit.recorder import Recorder
+from rtloop.culprit.run_tracer import RunTracer
 from rtloop.guard.guard_block import GuardBlock
 from rtloop.live.live import Live
 from rtloop.settings import Settings
@@ -30,7 +30,7 @@ class LoopThread:
     @property
     def live(self) -> Live | None: ...
     @property
-    def recorder(self) -> Recorder | None: ...
+    def tracer(self) -> RunTracer | None: ...
     @property
     def ranges(self) -> tuple[tuple[str, str, int, int, bool], ...]: ...
     @property

@@ -112,6 +112,8 @@ cdef class LoopThread:
         Telemetry, while it is acquired.
     guard : GuardBlock or None
         Block of the guards, while it is acquired.
+    tracer : RunTracer or None
+        Traces the kernel during the run, if the settings ask for it.
     ranges : tuple
         Additional memory to lock: (name of the grant, detail, address, size, True if rtloop has mapped it).
     remarks : tuple of callable
@@ -140,7 +142,7 @@ cdef class LoopThread:
         self.settings = settings
         self.grants = self.ranges = self.remarks = self.functions = ()
         self.swaps, self.former_figures, self.swap_count = (), {}, 0
-        self.block = self.guard = self.tai_offset_s = self.live = self.recorder = None
+        self.block = self.guard = self.tai_offset_s = self.live = self.tracer = None
         self._undo = self._step_undo = self._live = self._why_cpus = self._about = None
 
     def __dealloc__(self):
@@ -258,7 +260,7 @@ cdef class LoopThread:
             finally:
                 starting.remove(self)
             grants += guard_setup.grants(settings, self.guard)
-            grants += self._acquire_recorder(settings, stack, grants)
+            grants += self._acquire_tracer(settings, stack, grants)
             grants += scheduling.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
             self._ask_rtkit(settings, grants)
             resources.raise_if_refused(settings, grants)
@@ -281,13 +283,13 @@ cdef class LoopThread:
             self.rt.thread.report.policy_rc = 0
             self.rt.thread.report.attr.sched_policy, self.rt.thread.report.attr.sched_priority = granted
 
-    def _acquire_recorder(self, settings, stack, grants):
+    def _acquire_tracer(self, settings, stack, grants):
         """Begin to trace the kernel beside the run, if the settings ask for it."""
-        self.recorder = None
+        self.tracer = None
         if settings.explain_ns is None:
             return []
         needs_interpreter = any(one.name == "gil" and one.granted != "none" for one in grants)
-        grant, self.recorder = resources.recorder(
+        grant, self.tracer = resources.tracer(
             settings, stack, self.block, self.rt.thread.report.tid, needs_interpreter, self.has_own_wait
         )
         return [grant]
@@ -459,7 +461,7 @@ cdef class LoopThread:
             if undo is not None:
                 undo.close()
         finally:
-            self.block = self.guard = self.recorder = None
+            self.block = self.guard = self.tracer = None
             if self._owner is NULL and self.rt.phase != RT_PHASE_DONE:
                 rt_futex_set(&self.rt.phase, RT_PHASE_IDLE)
 

@@ -200,7 +200,7 @@ def _join(
         return file
     finally:
         if not is_listening:
-            _let_go(name, given.listening)
+            _close_and_remove(name, given.listening)
 
 
 def _read(name: str, given: _Given) -> tuple[int, Header]:
@@ -268,7 +268,7 @@ def look_at_socket(name: str) -> tuple[int, Header] | None:
     try:
         return _read(name, given)
     finally:
-        _let_go(name, given.listening)
+        _close_and_remove(name, given.listening)
 
 
 def share_by_socket(name: str, plan: Plan, role: str) -> ExchangeFile | None:
@@ -397,7 +397,7 @@ def _is_unused(path: str) -> bool:
     return False
 
 
-def _let_go(name: str, listening: socket.socket) -> None:
+def _close_and_remove(name: str, listening: socket.socket) -> None:
     """Close a socket that was passed to this process, and remove its path if no other process listens any more."""
     listening.close()
     _remove_unused(name)

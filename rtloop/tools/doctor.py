@@ -58,13 +58,13 @@ def doctor(
     checks = examine(machine, gather(machine))
     measured: dict[str, Any] | None = None
     if measure:
-        from rtloop.machine.doctor.measure import judge, run_measurement, tell_failure
+        from rtloop.machine.doctor.measure import failed_measurement, judge, run_measurement
 
         try:
             with _waiting(f"an empty loop at {format_rate(rate)} for {format_duration(duration)}", duration):
                 stats = run_measurement(rate, duration)
         except RtloopError as error:  # the other checks are still reported, and may explain it
-            checks.append(tell_failure(error))
+            checks.append(failed_measurement(error))
         else:
             checks.append(judge(stats, rate))
             measured = stats.to_dict()

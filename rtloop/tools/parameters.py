@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtloop.errors import ConfigError, RtloopError, StateError
+from rtloop.live.value_text import format_limits, format_value
 from rtloop.process.nap import nap
 from rtloop.tools.options import as_json_option, complete_loop, config_option
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rtloop.zenoh.connection import RemoteConnection
     from rtloop.zenoh.remote_signals import RemoteSignals
 
-__all__ = ["format_limits", "format_value", "get", "parse_value", "set"]
+__all__ = ["get", "parse_value", "set"]
 
 #: Longest wait for the first sample of a loop on another host, s.
 _PATIENCE_S = 2.0
@@ -271,22 +272,6 @@ def _plain(value: Any, kind: np.dtype[Any]) -> Any:
         return value.tolist() if hasattr(value, "tolist") else value
     numbers = np.asarray(value, kind)
     return np.array([float(str(one)) for one in numbers.ravel()]).reshape(numbers.shape).tolist()
-
-
-def format_value(value: Any) -> str:
-    """Format the value of a parameter or a signal: a number, a bool, or a list of them."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(format_value, value))}]"
-    return f"{value:.10g}" if isinstance(value, float) else str(value).lower()
-
-
-def format_limits(low: Any, high: Any) -> str:
-    """Format limits: ``0 to 50``, ``at least 0``. None is the limit of the type; empty if both are None."""
-    if low is not None and high is not None:
-        return f"{format_value(low)} to {format_value(high)}"
-    if low is not None:
-        return f"at least {format_value(low)}"
-    return "" if high is None else f"at most {format_value(high)}"
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -140,14 +140,14 @@ class Commands:
 
     Attributes
     ----------
-    obeyed, refused : int
+    executed, refused : int
         Numbers of commands.
     """
 
     def __init__(self, subject: Any, key: str, allowed: tuple[str, ...], thread_name: str) -> None:
         self._subject, self._key, self._allowed = subject, key, allowed
         self._waiting = Waiting("commands")
-        self.obeyed = self.refused = 0
+        self.executed = self.refused = 0
         self._thread: threading.Thread | None = None
         if allowed:
             self._thread = threading.Thread(target=self._work, name=f"{thread_name}-commands", daemon=True)
@@ -170,7 +170,7 @@ class Commands:
                 self._answer(query, f"{name}: {error}")
 
     def _answer(self, query: Any, fault: str | None, state: str = "") -> None:
-        self.obeyed += fault is None
+        self.executed += fault is None
         self.refused += fault is not None
         if fault is None:
             query.reply(query.key_expr, json.dumps({"ok": True, "state": state}), encoding="application/json")

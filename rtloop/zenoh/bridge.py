@@ -222,7 +222,7 @@ class Bridge:
         except BaseException:
             self._is_closing = True
             self._wake.set()
-            self._let_go()
+            self._release_exchanges()
             raise
         _bridges.add(self)
         watch()
@@ -249,7 +249,7 @@ class Bridge:
             accepted=sum(setpoint.accepted for setpoint in setpoints),
             refused=sum(setpoint.refused for setpoint in setpoints),
             skipped=sum(setpoint.skipped for setpoint in setpoints),
-            commands=self._commands.obeyed,
+            commands=self._commands.executed,
             commands_refused=self._commands.refused,
             sets=self._tuning.done,
             sets_refused=self._tuning.refused,
@@ -305,7 +305,7 @@ class Bridge:
         self._is_closing = True
         self._wake.set()
 
-    def _let_go(self) -> None:
+    def _release_exchanges(self) -> None:
         """Release the rings and setpoints, once: afterwards they may belong to others."""
         if self._is_released:
             return
@@ -357,7 +357,7 @@ class Bridge:
             self._publish_all(opening)
         finally:
             self._handlers.close()
-            self._let_go()
+            self._release_exchanges()
             self._session = None
             if session is not None:
                 close_session(session)

@@ -73,9 +73,9 @@ def test_a_cell_becomes_classes_of_the_notebook(shell: Any, ordinary: dict[str, 
     assert shell.run_cell("loop.parameters['rise'] = 2; latest = loop.signals.latest()").success
     assert shell.user_ns["latest"]["sum"] == 6.0 and shell.user_ns["latest"]["cycle"] == 3
     shown = shell.run_cell("loop.parameters").result._repr_html_()
-    assert "<td>rise</td><td>2.0</td><td>m&lt;b&gt;</td><td>0.0 to 50.0</td>" in shown
+    assert "<td>rise</td><td>2</td><td>m&lt;b&gt;</td><td>0 to 50</td>" in shown
     shown = shell.run_cell("loop.signals").result._repr_html_()
-    assert "in cycle 3" in shown and "<td>sum</td><td>6.0</td><td>m</td><td>at most 9.0</td>" in shown
+    assert "in cycle 3" in shown and "<td>sum</td><td>6</td><td>m</td><td>at most 9</td>" in shown
     assert shell.user_ns["LIMIT"] == 3
     assert "_private" not in shell.user_ns and "_cell" not in " ".join(shell.user_ns)
 

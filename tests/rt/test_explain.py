@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rtloop import Explanation, PyLoop, RTLoop, SetupError, Stats
-from rtloop.culprit.recorder import Recorder
+from rtloop.culprit.run_tracer import RunTracer
 
 TRACING = Path("/sys/kernel/tracing")
 pytestmark = [
@@ -162,13 +162,13 @@ print(stats.explanations is not None)
 def test_the_last_cycles_are_explained_by_the_keeper_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler may interrupt whoever reads the statistics just then, and wait for the keeper."""
     threads: list[int] = []
-    finish = Recorder.finish
+    finish = RunTracer.finish
 
-    def watched(recorder: Recorder) -> None:
+    def watched(tracer: RunTracer) -> None:
         threads.append(threading.get_ident())
-        finish(recorder)
+        finish(tracer)
 
-    monkeypatch.setattr(Recorder, "finish", watched)
+    monkeypatch.setattr(RunTracer, "finish", watched)
     loop = RTLoop("1ms", policy="other", lock_memory="off", dma_latency=None, explain="100us", strict=False)
     runner = threading.Thread(target=lambda: loop.run(cycles=20))
     runner.start()

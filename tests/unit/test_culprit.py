@@ -16,7 +16,7 @@ import pytest
 
 import rtloop
 from rtloop import RTLoop, Stats
-from rtloop.culprit import acquire, lateness, recorder, tracefs
+from rtloop.culprit import acquire, lateness, run_tracer, tracefs
 from rtloop.culprit.attribution import Collection, Delay, Machine, explain
 from rtloop.culprit.machine import loop_name, policy_text, tick_ns
 from rtloop.culprit.page_moves import PageMoves
@@ -642,24 +642,24 @@ class FakeBlock:
 
 
 @pytest.fixture
-def make_recorder(written, monkeypatch):
-    """Make recorders without a kernel's trace, and without the thread that looks."""
+def make_tracer(written, monkeypatch):
+    """Make tracers without a kernel's trace, and without the thread that looks."""
     monkeypatch.setattr(TraceInstance, "read", lambda self: b"")
     monkeypatch.setattr(TraceInstance.__init__, "__kwdefaults__", {"is_read": False})
-    monkeypatch.setattr(recorder.Recorder, "_watch", lambda self: None)
+    monkeypatch.setattr(run_tracer.RunTracer, "_watch", lambda self: None)
 
-    def make(block: FakeBlock, **settings: object) -> recorder.Recorder:
+    def make(block: FakeBlock, **settings: object) -> run_tracer.RunTracer:
         tid = threading.get_native_id()
         facts = {"needs_interpreter": False, "has_own_wait": False, "is_virtual": False}
-        return recorder.Recorder(make_settings("loop", "1ms", **settings), block, tid, **facts)
+        return run_tracer.RunTracer(make_settings("loop", "1ms", **settings), block, tid, **facts)
 
     return make
 
 
-def test_every_late_cycle_is_explained_even_if_many_were_late_at_once(make_recorder):
-    one = make_recorder(FakeBlock(60), explain="100us")
+def test_every_late_cycle_is_explained_even_if_many_were_late_at_once(make_tracer):
+    one = make_tracer(FakeBlock(60), explain="100us")
     one._look()
-    assert 1 <= len(one.explanations) <= recorder._MOST_A_LOOK, "more would delay the next look"
+    assert 1 <= len(one.explanations) <= run_tracer._MOST_A_LOOK, "more would delay the next look"
     one.finish()
     assert [each.cycle for each in one.explanations] == list(range(60))
     one.close()
@@ -670,7 +670,7 @@ def test_parts_of_the_text_are_read_once_and_none_is_taken_for_another(written, 
     pieces = [(line(5, f"cpu_idle: state={state} cpu_id=3") + "\n").encode() for state in range(4)]
     instance = TraceInstance("x", {}, None, 64, is_read=False)
     monkeypatch.setattr(instance, "read", lambda: pieces.pop(0) if pieces else b"")
-    tail = recorder._Tail(instance)
+    tail = run_tracer._Tail(instance)
     tail.take(1 << 62)
     for _ in range(2):
         assert [event.fields["state"] for event in tail.events(0, 1 << 62)] == [0, 1, 2, 3]
@@ -684,7 +684,7 @@ def test_moves_of_pages_are_followed_in_the_whole_text(written, monkeypatch):
     pieces = [text.encode() for text in texts]
     instance = TraceInstance("x", {}, None, 64, is_read=False)
     monkeypatch.setattr(instance, "read", lambda: pieces.pop(0) if pieces else b"")
-    tail = recorder._Tail(instance)
+    tail = run_tracer._Tail(instance)
     tail.take(10**11 + 800_000)
     tail.take(10**11 + 800_001)
     assert tail.moves.at(5, 10**11 + 900_000) is None, "the loss"
@@ -715,9 +715,9 @@ def test_a_loop_is_looked_for_only_in_the_process_of_the_thread(monkeypatch):
 
 
 @pytest.mark.parametrize("limit", ["_FINISH_S", "_FINISH_CPU_S"])
-def test_cycles_for_which_there_is_no_time_are_told_so(make_recorder, monkeypatch, limit):
-    monkeypatch.setattr(recorder, limit, 0.0)
-    one = make_recorder(FakeBlock(60), explain="100us")
+def test_cycles_for_which_there_is_no_time_are_told_so(make_tracer, monkeypatch, limit):
+    monkeypatch.setattr(run_tracer, limit, 0.0)
+    one = make_tracer(FakeBlock(60), explain="100us")
     one.finish()
     why = [each.text for each in one.explanations]
     assert len(why) == 60
@@ -725,10 +725,10 @@ def test_cycles_for_which_there_is_no_time_are_told_so(make_recorder, monkeypatc
     one.close()
 
 
-def test_explanations_of_cycles_before_a_reset_are_dropped(make_recorder):
+def test_explanations_of_cycles_before_a_reset_are_dropped(make_tracer):
     """Also if more cycles have ended since the reset than before it."""
     block = FakeBlock(5)
-    one = make_recorder(block, explain="100us")
+    one = make_tracer(block, explain="100us")
     one._look()
     block.cycles, block.first_record = 8, 5
     one._look()
@@ -739,13 +739,13 @@ def test_explanations_of_cycles_before_a_reset_are_dropped(make_recorder):
     one.close()
 
 
-def test_without_a_thread_the_trace_is_removed_and_refused(make_recorder, tmp_path, monkeypatch):
+def test_without_a_thread_the_trace_is_removed_and_refused(make_tracer, tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(recorder, "HelperThread", refuse)
+    monkeypatch.setattr(run_tracer, "HelperThread", refuse)
     with pytest.raises(OSError, match="can't start new thread"):
-        make_recorder(FakeBlock(0), explain=True)
+        make_tracer(FakeBlock(0), explain=True)
     assert not list((tmp_path / "instances").iterdir())
 
 
@@ -774,7 +774,7 @@ def test_a_refused_trace_is_a_grant_with_its_fix(monkeypatch, error, detail, fix
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(acquire, "Recorder", fail)
+    monkeypatch.setattr(acquire, "RunTracer", fail)
     monkeypatch.setattr(acquire, "own_pid_namespace", lambda: acquire.FIRST)
     settings = make_settings("loop", "1ms", explain="200us")
     with ExitStack() as stack:

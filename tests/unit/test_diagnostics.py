@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, show_diagnostic, tell
+from rtloop.compiler.diagnostics import Diagnostic, format_errors, read_compiler, read_cython, show_diagnostic
 
 CODE = """\
 from rtloop cimport RTLoop, Cycle
@@ -127,7 +127,7 @@ def test_a_missing_header_is_laid_at_the_line_that_asks_for_it(source: Path) -> 
 
 def test_many_errors_are_counted_and_a_fix_is_said_once(source: Path) -> None:
     every = [Diagnostic(str(source), 1 + n % 5, 1, f"error {n}", "the same fix") for n in range(20)]
-    text = tell(source, every)
+    text = format_errors(source, every)
     assert text.startswith("servo.pyx does not compile, 20 errors:\n")
     assert text.count("the same fix") == 1
     assert text.endswith("... and 12 more")

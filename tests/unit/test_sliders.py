@@ -48,7 +48,7 @@ def test_each_type_has_its_widget_and_sets_its_parameter(loop: PyLoop) -> None:
         "gains": "Text", "wide": "FloatText",
     }  # fmt: skip
     assert (found["kp"].min, found["kp"].max, found["kp"].step) == (0, 50, 0.1)
-    assert [row.children[1].value for row in box.children[:2]] == ["V/rad", "at least 0.0"]
+    assert [row.children[1].value for row in box.children[:2]] == ["V/rad", "at least 0"]
     moved = {"kp": 12.5, "free": 7.0, "mode": 2, "big": "18446744073709551615", "on": True, "gains": "[0.5, 0, -1]"}
     for name, value in moved.items():
         found[name].value = value

@@ -476,7 +476,7 @@ def test_of_a_flood_of_commands_a_few_wait_and_each_is_answered_once() -> None:
     assert begun.wait(60)
     for query in queries[1:]:
         commands.on_query(query)
-    assert [len(query.answers) for query in queries] == [0] * 9 + [1] * 11, "one is being obeyed, and eight wait"
+    assert [len(query.answers) for query in queries] == [0] * 9 + [1] * 11, "one is being executed, and eight wait"
     assert "8 other commands are waiting" in queries[-1].answers[0]["error"]
     closing = threading.Thread(target=commands.close)
     closing.start()
@@ -485,7 +485,7 @@ def test_of_a_flood_of_commands_a_few_wait_and_each_is_answered_once() -> None:
     closing.join()
     assert "the bridge is closing" in queries[1].answers[0]["error"]
     assert queries[0].answers == [{"ok": True, "state": "running"}]
-    assert {(len(query.answers), query.drops) for query in queries} == {(1, 1)} and commands.obeyed == 1
+    assert {(len(query.answers), query.drops) for query in queries} == {(1, 1)} and commands.executed == 1
 
 
 def test_a_command_that_comes_while_the_bridge_closes_is_answered() -> None:

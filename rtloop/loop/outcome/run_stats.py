@@ -31,16 +31,16 @@ def collect(
     settings = thread.settings
     if block is None:
         return None
-    recorder = thread.recorder
+    tracer = thread.tracer
     grants = thread.read_grants()
     snapshot, forks = block.snapshot(), fork_count()
     has_own_wait = thread.has_own_wait
     tai = None if simulation is not None else (thread.tai_offset_s, tai_offset_s())
     live = _live_figures(thread)
-    if recorder is not None:
+    if tracer is not None:
         if is_last:
-            recorder.finish()
-        live["explanations"] = recorder.explanations
+            tracer.finish()
+        live["explanations"] = tracer.explanations
     make = import_maker()
     return lambda: make(
         settings,

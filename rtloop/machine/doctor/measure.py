@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rtloop.errors import RtloopError
     from rtloop.stats.stats import Stats
 
-__all__ = ["judge", "run_measurement", "tell_failure"]
+__all__ = ["failed_measurement", "judge", "run_measurement"]
 
 
 def run_measurement(period_ns: int, duration_ns: int) -> Stats:
@@ -25,7 +25,7 @@ def run_measurement(period_ns: int, duration_ns: int) -> Stats:
         return loop.run(duration=duration_ns)
 
 
-def tell_failure(error: RtloopError) -> Check:
+def failed_measurement(error: RtloopError) -> Check:
     """Return the check for a measurement that failed."""
     why = "without a running loop there is no latency to measure"
     return Check("measured", "wake-up latency", f"the loop failed: {' '.join(str(error).split())}", "an empty loop",
@@ -35,7 +35,8 @@ def tell_failure(error: RtloopError) -> Check:
 def judge(stats: Any, period_ns: int) -> Check:
     """Judge the wake-up latency of an empty loop by its period.
 
-    A maximum within a tenth of the period is ok, within half of it a note, within the whole period a warning.
+    A maximum within a tenth of the period is ok, within half of it a note. A longer one, or a missed release, is a
+    warning.
     """
     name, source = "wake-up latency", f"an empty loop, {stats.cycles} cycles of {format_duration(period_ns)}"
     why = "how late the loop woke up on this machine, in this session, now; a longer run finds larger values"
@@ -50,9 +51,6 @@ def judge(stats: Any, period_ns: int) -> Check:
     if refused:
         found += f"; without {', '.join(refused)}"
     worst = latency.max
-    if stats.missed or worst > period_ns:
-        verdict = "warn"
-    else:
-        verdict = "ok" if worst <= period_ns / 10 else "note" if worst <= period_ns / 2 else "warn"
+    verdict = "warn" if stats.missed or worst > period_ns / 2 else "ok" if worst <= period_ns / 10 else "note"
     fix = "see the warnings among the other checks; then rtloop doctor --measure again" if verdict == "warn" else ""
     return Check("measured", name, found, source, verdict, why, fix)

@@ -234,7 +234,7 @@ class Isolation:
                 if now is None or not is_satisfied(step, now):
                     put(self.kernel, step, step.wanted)
             except OSError as error:
-                step.why = _explain(self.kernel, step, error)
+                step.why = _explain(step, error)
             step.after = read(self.kernel, step)
             if not step.is_granted and not step.why:
                 step.why = f"the kernel answers {(step.after or '').strip()!r}"
@@ -242,7 +242,7 @@ class Isolation:
             if step.is_essential and not step.is_granted:
                 raise SetupError(
                     f"CPU {journal.cpus} cannot be isolated: {step.label} of {step.target}: {step.why}"
-                    f"{_fix(self.kernel, step)}; everything is as before"
+                    f"{_fix(step)}; everything is as before"
                 )
 
     def _home(self) -> str:
@@ -306,7 +306,7 @@ class Isolation:
         }  # fmt: skip
 
 
-def _explain(kernel: Kernel, step: Step, error: OSError) -> str:
+def _explain(step: Step, error: OSError) -> str:
     """Return the reason for a refusal, in words."""
     text = error.strerror or str(error)
     if step.topic == "interrupts" and error.errno in (errno.EIO, errno.EPERM, errno.EINVAL):
@@ -318,7 +318,7 @@ def _explain(kernel: Kernel, step: Step, error: OSError) -> str:
     return text
 
 
-def _fix(kernel: Kernel, step: Step) -> str:
+def _fix(step: Step) -> str:
     """Return the fix for a partition that the kernel does not make."""
     if "not a partition root" in step.why or "Parent" in step.why:
         return "; the root of this container's control groups is not the machine's root: run rtloop isolate on the host"

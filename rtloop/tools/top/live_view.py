@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rtloop.tools.parameters import format_value
+from rtloop.live.value_text import format_value
 from rtloop.tools.top.view import short
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from rtloop.errors import RtloopError
-from rtloop.tools.parameters import format_limits, format_value
+from rtloop.live.value_text import format_limits, format_value
 from rtloop.tools.top.live_view import signal_table
 from rtloop.tools.top.loop_watch import LoopView, LoopWatch
 from rtloop.tools.top.view import details, facts, histogram, timeline, title

@@ -11,7 +11,8 @@ import click
 import numpy as np
 
 from rtloop.errors import ConfigError, RtloopError, StateError
-from rtloop.tools.parameters import format_value, parse_value
+from rtloop.live.value_text import format_value
+from rtloop.tools.parameters import parse_value
 from rtloop.tools.scope.samples.channels import signal_channels
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Recorder of a run: traces the kernel while a loop runs, and explains late cycles while the trace has them."""
+"""RunTracer: traces the kernel while a loop runs, and explains late cycles while the trace still has them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rtloop.settings import Settings
     from rtloop.telemetry.block import TelemetryBlock
 
-__all__ = ["Recorder"]
+__all__ = ["RunTracer"]
 
 #: Events of the loop's CPUs. They are many, and the ring holds about a second of them.
 _CPU_EVENTS = dict.fromkeys(
@@ -139,8 +139,8 @@ class _Tail:
         return events
 
 
-class Recorder:
-    """Recorder of one run of a loop.
+class RunTracer:
+    """Tracer of one run of a loop.
 
     An ordinary thread looks at the loop's records twenty times a second. The kernel's trace is read only if a cycle
     was late. The loop itself does nothing for it; its tracepoints cost a microsecond or two a cycle.
@@ -192,7 +192,7 @@ class Recorder:
             tails.append(_Tail(TraceInstance(f"{name}-all", rare, None, _RARE_KB)))
             self._cpu_tail, self._rare_tail = tails
             self.missing = [*tails[0].instance.missing, *tails[1].instance.missing]
-            self._is_over = _thread.allocate_lock()  # held until the recorder is stopped
+            self._is_over = _thread.allocate_lock()  # held until the tracer is stopped
             self._is_over.acquire()
             self._lock = threading.Lock()
             try:
