@@ -290,7 +290,7 @@ def test_our_own_modules_are_clean(module: str) -> None:
     unseen = {name for unseen in one.not_examined for name in unseen.names}
     pointers = {"functions/function_loop.pyx": {"_entering", "_function", "_leaving"}}  # a FunctionLoop's own
     clock = {"read_clock"} & unseen if module in ("loop/loop.pyx", "simulation/simulation.pyx") else set()
-    hooks = {"on_peer_failure", "sample"} & unseen if clock else set()
+    hooks = {"on_peer_failure", "take"} & unseen if clock else set()
     assert unseen == pointers.get(module, set()) | clock | hooks, (
         "besides these, the clock of the vDSO, the hook that a wait may call, and the copy of signals, which is chosen "
         "by their number, are called by their addresses"
