@@ -77,6 +77,15 @@ def test_the_cython_reference_shows_and_describes_every_method() -> None:
         assert set(METHOD.findall(source)) <= described
 
 
+def test_the_cython_reference_has_the_functions_of_memory_by_their_public_names() -> None:
+    page = (DOCS / "reference" / "cython.md").read_text()
+    kernel = (ROOT / "rtloop" / "memory" / "kernel.pxd").read_text()
+    declared = dict(re.findall(r"^cdef int (\w+)(\(.*\)) noexcept nogil$", kernel, re.MULTILINE))
+    exported = re.findall(r"cimport (\w+) as (\w+)", (ROOT / "rtloop" / "memory" / "__init__.pxd").read_text())
+    assert {inner for inner, _ in exported} == set(declared)
+    assert all(f"\nint {name}{declared[inner]}\n" in page for inner, name in exported)
+
+
 def test_the_table_of_exceptions_is_right() -> None:
     page = (DOCS / "reference" / "exceptions.md").read_text()
     rows = re.findall(r"^\| \{class\}`~rtloop\.(\w+)` \| `(\w+)` \|", page, re.MULTILINE)
