@@ -83,7 +83,7 @@ def _bad(stats: Stats) -> Iterator[str]:
         if grant.lost is not None:
             yield f"Lost while the loop ran: {describe_refusal(grant)}. The figures since are those of a degraded loop."
     if stats.state == "failed":
-        yield "The loop failed: it stopped by itself, with an error."
+        yield "The loop failed: it ended with an error."
     if stats.overruns and not stats.has_own_wait:
         yield _overruns(stats)
     if stats.missed and not stats.has_own_wait:
