@@ -7,7 +7,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from rtloop.errors import ProcessDiedError, RtloopError, SetupError, StateError,
 from rtloop.loop import registry
 from rtloop.process import ending_signals
 from rtloop.process.exit_hooks import LOOPS, at_end, watch
-from rtloop.process.interpreter import python
+from rtloop.process.interpreter import python, search_path
 from rtloop.process.signal_shield import look_with, shielded
 from rtloop.units import format_duration
 
@@ -178,10 +177,9 @@ class ChildProcess:
             number = theirs.fileno()
             files = [] if order.membership is None else [order.membership.state_file, order.membership.failure_file]
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-            path = [entry or os.getcwd() for entry in sys.path]
             try:
                 self._process = subprocess.Popen(
-                    [program, *flags, "-c", _CODE, str(number), *path],
+                    [program, *flags, "-c", _CODE, str(number), *search_path()],
                     env={**os.environ, **dict.fromkeys(_POOLS, "1")},
                     stdin=subprocess.DEVNULL,
                     pass_fds=(number, *files),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.errors import ConfigError
+from rtloop.units import show
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -26,7 +27,7 @@ def plain_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
         item = np.dtype(dtype)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"dtype={dtype!r} is not a NumPy dtype: {error}") from None
+        raise ConfigError(f"dtype={show(dtype)} is not a NumPy dtype: {error}") from None
     if item.hasobject:
         raise ConfigError(
             f"dtype={dtype!r} has Python objects, which plain memory cannot hold; give numbers, or a struct of them"
@@ -75,7 +76,7 @@ def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             _check_leaf(array, np.array(value, object))
         return array
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{value!r} is not an item of {dtype}: {error}") from None
+        raise ConfigError(f"{show(value)} is not an item of {dtype}: {error}") from None
 
 
 def _in_order(value: Any, dtype: np.dtype[Any]) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from rtloop.data.record_clock import describe_clocks, infer_clock, read_clocks
-from rtloop.errors import ConfigError, StateError
+from rtloop.errors import ConfigError, RecorderError, StateError
 
 __all__ = ["RecordFile", "check_record_path", "json_schema", "open_record_file", "record_json"]
 
@@ -59,13 +59,18 @@ def open_record_file(path: str | os.PathLike[str], dtype: np.dtype[Any], topic: 
     """
     target = Path(path)
     check_record_path(target)
-    if target.suffix == ".npy":
-        return NpyFile(target, dtype)
-    if target.suffix == ".npz":
-        return NpzFile(target, dtype)
-    if target.suffix == ".mcap":
-        return McapFile(target, dtype, topic)
-    return CsvFile(target, dtype)
+    try:
+        if target.suffix == ".npy":
+            return NpyFile(target, dtype)
+        if target.suffix == ".npz":
+            return NpzFile(target, dtype)
+        if target.suffix == ".mcap":
+            return McapFile(target, dtype, topic)
+        return CsvFile(target, dtype)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # of a write, which names no file
+            raise RecorderError(error.errno, f"{target}: {os.strerror(error.errno)}") from error
+        raise
 
 
 def check_record_path(path: Path) -> None:
@@ -133,7 +138,7 @@ class NpyFile(_OpenFile):
         self._begin = len(npy_header(dtype, 0))
         self._fd = _open_alone(path)
         try:
-            _write(self._fd, npy_header(dtype, 0), 0)
+            _write_all(self._fd, npy_header(dtype, 0), 0)
         except BaseException:
             self.abandon()
             raise
@@ -213,7 +218,8 @@ class CsvFile(_OpenFile):
         self._fd = _open_alone(path)
         try:
             header = ",".join(_quoted(name) for name, _ in self._columns).encode() + b"\r\n"
-            self._size = _write(self._fd, header, 0)
+            _write_all(self._fd, header, 0)
+            self._size = len(header)
         except BaseException:
             self.abandon()
             raise

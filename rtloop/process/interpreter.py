@@ -11,7 +11,7 @@ from typing import Any
 
 from rtloop.errors import RtloopError
 
-__all__ = ["python", "with_filters_of_caller"]
+__all__ = ["python", "search_path", "with_filters_of_caller"]
 
 
 def python() -> str:
@@ -38,6 +38,18 @@ def python() -> str:
     else:
         return path
     raise RtloopError(f"a child process needs a Python interpreter, but {why}; fix: do this with an installed Python")
+
+
+def search_path() -> list[str]:
+    """Return ``sys.path`` for a child process: folders only, with the present one by its name unless it was removed."""
+    path = [os.fsdecode(entry) for entry in sys.path if isinstance(entry, (str, bytes, os.PathLike))]
+    if "" in path:
+        try:
+            here = [os.getcwd()]
+        except FileNotFoundError:
+            here = []
+        path = [entry for name in path for entry in ([name] if name else here)]
+    return path
 
 
 def with_filters_of_caller(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from rtloop.child.channel import Channel
 from rtloop.child.target import MainScript, main_script, pack
 from rtloop.errors import RtloopError, SwapError
 from rtloop.process.crash_report import read_crash
-from rtloop.process.interpreter import python
+from rtloop.process.interpreter import python, search_path
 from rtloop.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
@@ -135,10 +134,9 @@ class Rehearser:
         self._crashes, crashes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         numbers = theirs.fileno(), crashes
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        path = [entry or os.getcwd() for entry in sys.path]
         try:
             self._process = subprocess.Popen(
-                [program, *flags, "-c", _CODE, *map(str, numbers), ",".join(modules), *path],
+                [program, *flags, "-c", _CODE, *map(str, numbers), ",".join(modules), *search_path()],
                 env={**os.environ, **dict.fromkeys(_POOLS, "1"), "RTLOOP_REHEARSAL": "1"},
                 stdin=subprocess.DEVNULL, stdout=2, pass_fds=numbers,
             )  # fmt: skip

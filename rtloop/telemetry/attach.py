@@ -42,7 +42,7 @@ def running(pid: int | None = None, name: str | None = None) -> list[LoopReader]
 
 def _checked(pid: int | None) -> int | None:
     number = None if pid is None or isinstance(pid, bool) else as_index(pid)
-    if pid is not None and (number is None or number < 1):
+    if pid is not None and (number is None or not 0 < number < 1 << 31):
         raise ConfigError(f"pid={show(pid)} must be the number of a process")
     return number
 
@@ -109,7 +109,7 @@ def find_loop(pid: int | None, name: str | None, caller: str) -> LoopReader:
 
 def _explain(pid: int | None, name: str | None, matching: list[LoopReader], found: Scan, caller: str) -> str:
     """Return the reason why not exactly one loop matches."""
-    asked = ", ".join(f"{key}={value!r}" for key, value in (("pid", pid), ("name", name)) if value is not None)
+    asked = ", ".join(f"{key}={show(value)}" for key, value in (("pid", pid), ("name", name)) if value is not None)
     if matching:
         listed = ", ".join(_label(loop) for loop in matching)
         choice = "choose one with pid= and name=, in a command with --pid and NAME"

@@ -243,7 +243,7 @@ class LiveGrants:
         return text, cpus == parse_cpu_list(str(start.requested)) if is_pinned else True
 
     def _lock(self, start: Grant) -> Now:
-        lost = f"{str(start.granted).removesuffix(', locked')}, not locked"
+        lost = f"{str(start.granted).removesuffix(', not locked').removesuffix(', locked')}, not locked"
         if start.name == "memory_lock":
             lost = "nothing"
         locked = parse_field(self._file("status"), "VmLck")

@@ -202,6 +202,13 @@ def test_a_raised_memlock_limit_is_not_lost_and_a_lowered_one_is() -> None:
     assert found == [("128 KiB", True, False), ("192 KiB", True, False), ("64 KiB", False, True)]
 
 
+def test_a_lock_that_was_refused_at_the_start_is_shown_as_it_was() -> None:
+    start = Grant("stack", "512 KiB, locked", "512 KiB, not locked", False, kind="lock", errno=1)
+    live = LiveGrants((start,), os.getpid(), os.getpid(), {})
+    nothing_locked = {f"/proc/{os.getpid()}/status": "VmLck:\t       0 kB\n"}
+    assert live.now(files=nothing_locked) == (start,)
+
+
 @pytest.mark.parametrize(
     ("is_held", "most_ns", "count"),
     [(True, 10**12, 1), (True, -1, 2), (False, 10**12, 2)],

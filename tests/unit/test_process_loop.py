@@ -409,6 +409,23 @@ if __name__ == "__main__":
     assert done.returncode == -signal.SIGTERM and "stopped 1 process loop" in done.stderr, done.stderr
 
 
+def test_a_loop_starts_in_a_folder_that_was_removed(steps: Path) -> None:
+    code = f"""
+import os, sys
+os.mkdir("gone")
+os.chdir("gone")
+os.rmdir("../gone")
+sys.path[:] = ["", {str(steps)!r}, *sys.path[1:], None]
+import rtloop
+settings = dict(policy="other", lock_memory="off", dma_latency=None)
+print(rtloop.ProcessLoop("rtloop_steps:do_nothing", "5ms", **settings).run(cycles=3).cycles)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=steps, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.stdout == "3\n", done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_loop_of_a_script_ends_with_it(number: int, steps: Path) -> None:
     """SIGINT goes to both processes, as Ctrl-C in a terminal."""

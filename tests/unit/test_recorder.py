@@ -248,6 +248,22 @@ def test_a_full_disk_is_told_and_what_was_written_stays(script: Script, tmp_path
         assert len(left) == int(written) and left[-1] == int(written) - 1
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", MCAP])
+def test_a_disk_that_is_full_at_once_is_told_with_the_file(script: Script, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"run{suffix}"
+    done = script(f"""
+        import errno, resource, signal, rtloop
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        ring = rtloop.Ring([("a", "f8")], 10)
+        try:
+            rtloop.Recorder(ring, {str(path)!r})
+        except rtloop.RecorderError as error:
+            print(errno.errorcode[error.errno], {str(path)!r} in str(error), ring.push((1.0,)), ring.pop() is not None)
+    """)
+    assert done.stdout == "EFBIG True 1 True\n", done.stderr
+
+
 def test_a_disk_that_fails_only_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(fd: int) -> None:
         raise OSError(5, "Input/output error")

@@ -87,6 +87,12 @@ def test_a_value_is_a_literal_or_else_text(text: str, value: Any) -> None:
     assert found == value and type(found) in (type(value), Name)
 
 
+def test_a_folder_is_not_taken_for_a_missing_file(folder: Path) -> None:
+    (folder / "servo.pyx").mkdir()
+    with pytest.raises(TargetError, match="^servo.pyx is a folder$"):
+        find_target("servo.pyx")
+
+
 def test_a_file_with_only_a_callable_class_runs_it(folder: Path) -> None:
     (folder / "only.py").write_text(
         "class Base: pass\nclass Control:\n    def __call__(self, cycle):\n        return cycle.index >= 2\n"

@@ -1,5 +1,6 @@
 """Durations and sizes are parsed exactly, and refused with the accepted forms."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from fractions import Fraction
 
@@ -149,6 +150,22 @@ def test_thousands_of_digits_are_refused_in_a_short_message(value: object) -> No
         with pytest.raises(rtloop.ConfigError, match="phase=") as caught:
             parse(value, "phase")  # type: ignore[operator]
         assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda number: rtloop.Ring("f8", 4).push(number),
+        lambda number: rtloop.Latest("i4").write([number] * 3),
+        lambda number: rtloop.attach(pid=number),
+        lambda number: rtloop.running(pid=1 << 31 if number else 0),
+    ],
+    ids=["push", "write", "attach", "running"],
+)
+def test_a_number_of_thousands_of_digits_is_refused_everywhere(use: Callable[[int], object]) -> None:
+    with pytest.raises(rtloop.ConfigError) as caught:
+        use(10**5000)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_duration_fits_into_64_bits() -> None:

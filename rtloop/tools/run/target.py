@@ -105,7 +105,8 @@ def find_target(text: str, **build: Any) -> Target:
     built = None
     if path.suffix in (".pyx", ".py"):
         if not path.is_file():
-            raise TargetError(f"there is no file {where}{_near_file(path)}")
+            fault = f"{where} is a folder" if path.is_dir() else f"there is no file {where}{_near_file(path)}"
+            raise TargetError(fault)
         folder = str(path.resolve().parent)
         if folder not in sys.path:
             sys.path.insert(0, folder)  # as python does for a script
