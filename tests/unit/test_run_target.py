@@ -89,7 +89,7 @@ def test_a_value_is_a_literal_or_else_text(text: str, value: Any) -> None:
 
 def test_a_folder_is_not_taken_for_a_missing_file(folder: Path) -> None:
     (folder / "servo.pyx").mkdir()
-    with pytest.raises(TargetError, match="^servo.pyx is a folder$"):
+    with pytest.raises(TargetError, match=r"^servo\.pyx is a folder$"):
         find_target("servo.pyx")
 
 
