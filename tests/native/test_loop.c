@@ -146,7 +146,6 @@ static void run(int is_auto, int is_refused, uint64_t places, unsigned words, in
     uint64_t written = 0, sampled = 0;
     while (written < 300) {
       if (rt_telemetry_snapshot(loop->telemetry, bank, &written, 1000)) continue;
-      CHECK(bank->counters.cycles == written);
       (void)read_samples(&reader, &sampled);
       usleep(1000);
     }

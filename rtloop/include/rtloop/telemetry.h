@@ -31,7 +31,7 @@
 #endif
 
 #define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
-#define RT_TELEMETRY_VERSION 7u
+#define RT_TELEMETRY_VERSION 8u
 
 typedef struct rt_record {
   int64_t release;
@@ -54,7 +54,7 @@ enum { RT_GUARD_MINOR = 0, RT_GUARD_MAJOR = 1, RT_GUARD_SYSCALL = 2, RT_GUARD_AL
 #define RT_STEPS_KEPT 16
 
 typedef struct rt_counters {
-  uint64_t cycles; /* all that ran, warm-up included */
+  uint64_t cycles; /* all that ran, warm-up included; set by rt_telemetry_snapshot, 0 in the block */
   uint64_t missed;
   uint64_t overruns;
   uint64_t late; /* cycles whose release had passed before the wait for it began */
@@ -287,7 +287,6 @@ static inline rt_bank_t *rt_telemetry_active_bank(rt_telemetry_t *t) { return &t
 static inline __attribute__((always_inline)) void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank,
                                                                             rt_record_t record) {
   rt_seqlock_write_begin(&t->lock);
-  rt_add_relaxed(&bank->counters.cycles, 1);
   rt_store_relaxed(&bank->counters.last_end, record.end);
   rt_record_write(&rt_telemetry_records(t)[t->written & t->record_mask], record);
   rt_bank_record_plain(bank, record, &t->previous_start);
@@ -304,7 +303,6 @@ static __attribute__((noinline, unused)) void rt_telemetry_record(rt_telemetry_t
   rt_bank_t *const bank = &t->banks[t->active];
   rt_counters_t *const c = &bank->counters;
   rt_seqlock_write_begin(&t->lock);
-  rt_add_relaxed(&c->cycles, 1);
   rt_store_relaxed(&c->last_end, record.end);
   rt_add_relaxed(&c->late, (uint64_t)(is_late != 0));
   rt_add_relaxed(&c->shifted, schedule->moved);
@@ -454,6 +452,7 @@ static inline int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, 
     for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_copy(&to->histograms[i], &bank->histograms[i]);
     *written = rt_load_relaxed(&t->written);
     if (rt_seqlock_read_valid(&t->lock, begin)) {
+      to->counters.cycles = *written - to->counters.first_record; /* there is one record for each */
       rt_bank_fold(to);
       return 0;
     }

@@ -32,8 +32,7 @@ typedef struct rt_watched {
   int64_t allowance; /* by how much a shift has delayed its next release, in ns */
   int64_t last_end;  /* as last seen, like the fields below */
   int64_t shifted;
-  uint64_t cycles; /* in the active bank */
-  uint64_t before; /* in the banks that resets have retired */
+  uint64_t written;
   uint32_t bank;
 } rt_watched_t;
 
@@ -70,20 +69,17 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
   }
   const uint32_t bank = rt_load_relaxed(&t->active) & 1u;
   const rt_counters_t *const c = &t->banks[bank].counters;
-  const uint64_t cycles = rt_load_relaxed(&c->cycles);
+  const uint64_t written = rt_load_relaxed(&t->written); /* a record for each cycle of the run */
   const int64_t last_end = rt_load_relaxed(&c->last_end), shifted = rt_load_relaxed(&c->shifted);
-  const int has_got_on = bank != w->bank || cycles != w->cycles || last_end != w->last_end || shifted != w->shifted;
+  const int has_got_on = bank != w->bank || written != w->written || last_end != w->last_end || shifted != w->shifted;
   /* Before the first cycle, of the run or after a reset, last_end is the release that the loop waits for. */
   const int64_t next = last_end ? last_end : loop->grid.origin + loop->grid.phase;
-  const int64_t ahead = cycles == 0 ? next - rt_watched_now(w) : 0;
+  const int64_t ahead = written == rt_load_relaxed(&c->first_record) ? next - rt_watched_now(w) : 0;
   if (has_got_on) {
-    if (bank != w->bank) {
-      w->before += rt_load_relaxed(&t->banks[w->bank].counters.cycles);
-      w->shifted = shifted;
-    }
+    if (bank != w->bank) w->shifted = shifted;
     w->allowance = shifted > w->shifted ? shifted - w->shifted : 0;
     w->bank = bank;
-    w->cycles = cycles;
+    w->written = written;
     w->last_end = last_end;
     w->shifted = shifted;
   }
@@ -100,7 +96,7 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
 static __attribute__((noinline, cold, unused)) void rt_watchdog_trip(rt_watched_t *w) {
   rt_loop_t *const loop = w->loop;
   rt_trip_t *const trip = &loop->trip;
-  trip->cycles = w->before + w->cycles;
+  trip->cycles = w->written;
   trip->limit = w->limit;
   trip->monotonic = rt_clock_now(CLOCK_MONOTONIC);
   trip->acted = rt_watched_now(w);
