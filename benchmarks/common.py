@@ -172,17 +172,19 @@ def alternate(sides: Mapping[str, Callable[[], Any]], pairs: int) -> dict[str, l
     return results
 
 
-def busy_python_thread() -> AbstractContextManager[None]:
-    """Run a busy Python thread that never releases the GIL for long, and allocates all the time."""
-    return restless_thread(lambda: sum(len(row) for row in [[number] * 16 for number in range(1000)]))
+def busy_python_thread(cpu: int | None = None) -> AbstractContextManager[None]:
+    """Run a busy Python thread that never releases the GIL for long, and allocates all the time, on any or one CPU."""
+    return restless_thread(lambda: sum(len(row) for row in [[number] * 16 for number in range(1000)]), cpu)
 
 
 @contextmanager
-def restless_thread(work: Callable[[], object]) -> Iterator[None]:
-    """Repeat some work without a pause on a Python thread."""
+def restless_thread(work: Callable[[], object], cpu: int | None = None) -> Iterator[None]:
+    """Repeat some work without a pause on a Python thread, on any or one CPU."""
     stop = threading.Event()
 
     def repeat() -> None:
+        if cpu is not None:
+            os.sched_setaffinity(0, [cpu])
         while not stop.is_set():
             work()
 

@@ -7,9 +7,11 @@ one has neither. The signals are doubles in a row, every other double of a row, 
     python benchmarks/instructions.py [--cycles 1000] [--json FILE]
 
 callgrind counts the instructions of the loop's own thread in two runs that differ by a number of cycles. The difference
-of the counts divided by the cycles is exact on any machine, busy or not. The programs sleep to releases 5 ms or more
-apart, so that they are on time under emulation; a run with a late cycle is repeated. Under valgrind there is no vDSO:
-for all of them, reading the clock counts up to the C library or a system call.
+of the counts divided by the cycles is exact on any machine, busy or not. A cycle with a new minimum or maximum takes
+more; most of them come early, so the first cycles, as many as are counted, belong to both runs of a plain loop. The
+programs sleep to releases 5 ms or more apart, so that they are on time under emulation; a run with a late cycle is
+repeated. Under valgrind there is no vDSO: for all of them, reading the clock counts up to the C library or a system
+call.
 
 Needs valgrind and cyclictest (apt install valgrind rt-tests).
 """
@@ -94,10 +96,10 @@ def count(command: list[str], cycles: int, thread: str) -> int | None:
     return counts[0]
 
 
-def difference(make: Callable[[int], list[str]], cycles: int, thread: str, name: str) -> float:
-    """Return the instructions of one cycle."""
+def difference(make: Callable[[int], list[str]], cycles: int, thread: str, name: str, base: int = BASE) -> float:
+    """Return the instructions of one cycle after the first `base`."""
     counts = []
-    for length in (BASE, BASE + cycles):
+    for length in (base, base + cycles):
         for attempt in range(TRIES):
             say(f"{name}: {length} cycles" + (f", again ({attempt})" if attempt else ""))
             found = count(make(length), length, thread)
@@ -138,13 +140,16 @@ def main() -> int:
         make = partial(live, parameters, signals, gap, kind)
         return difference(make, arguments.cycles, OURS_LIVE, f"rtloop, {name}") - plain
 
+    def settled(make: Callable[[int], list[str]], name: str) -> float:
+        return difference(make, arguments.cycles, OURS, name, base=max(BASE, arguments.cycles))
+
     def cyclictest(cycles: int) -> list[str]:
         return ["cyclictest", "-q", "-t1", f"-i{PERIOD_US}", f"-l{cycles}", "-h1000000", "-N"]
 
     try:
-        ours = difference(loop, arguments.cycles, OURS, "rtloop")
-        slow = difference(partial(loop, period=f"{SLOW_PERIOD_US}us"), arguments.cycles, OURS, "rtloop, a slow loop")
-        fractional = difference(fraction, arguments.cycles, OURS, "rtloop, fractional period")
+        ours = settled(loop, "rtloop")
+        slow = settled(partial(loop, period=f"{SLOW_PERIOD_US}us"), "rtloop, a slow loop")
+        fractional = settled(fraction, "rtloop, fractional period")
         plain = difference(partial(live, 0, 0, 1, "f8"), arguments.cycles, OURS, "rtloop, a function")
         eight = more("eight parameters", plain, parameters=8)
         sampled = [(case, more(describe(*case), plain, 0, *case)) for case in SIGNALS]

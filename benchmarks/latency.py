@@ -10,10 +10,11 @@ All sleep to absolute releases on CLOCK_MONOTONIC, at the same priority, on the 
     hog         as rtloop, beside a busy Python thread in the same process
     spin-hog    as spin, beside the same busy thread
 
-The busy thread keeps a CPU awake, which shortens wake-ups there, so the hog rows are compared with a cyclictest beside
-the same thread. The first two are also compared with jitterdebugger. The table shows the share of a CPU that the
-process took, which is the cost of spinning. Needs SCHED_FIFO, locked memory and cyclictest (apt install rt-tests); if
-jitterdebugger is missing, it is left out.
+The busy thread stays on the loop's CPU, so that each wake-up preempts it. Left to the kernel, it is on another CPU more
+often beside cyclictest than beside a loop, and the CPU that it is on changes the median by a tenth. So the hog rows are
+compared with a cyclictest beside the same thread. The first two are also compared with jitterdebugger. The table shows
+the share of a CPU that the process took, which is the cost of spinning. Needs SCHED_FIFO, locked memory and cyclictest
+(apt install rt-tests); if jitterdebugger is missing, it is left out.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def figures(latency: Histogram) -> dict[str, float]:
     return {"count": latency.count, **{f"p{q}": latency.percentile(q) for q in PERCENTILES}, "max": latency.max}
 
 
-def company(row: str) -> AbstractContextManager[None]:
-    """Return a context manager that runs the load of a row: a busy Python thread, or nothing."""
-    return busy_python_thread() if row.endswith("hog") else nullcontext()
+def company(asked: argparse.Namespace, row: str) -> AbstractContextManager[None]:
+    """Return a context manager that runs the load of a row: a busy Python thread on the loop's CPU, or nothing."""
+    return busy_python_thread(asked.cpu) if row.endswith("hog") else nullcontext()
 
 
 def count_cycles(asked: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def count_cycles(asked: argparse.Namespace) -> int:
 
 def run_peer(asked: argparse.Namespace, row: str) -> dict[str, float]:
     """Run cyclictest once."""
-    with company(row):
+    with company(asked, row):
         latency = run_cyclictest(
             period_ns=asked.interval * 1000, cycles=count_cycles(asked), priority=asked.priority, cpu=asked.cpu
         )
@@ -122,7 +123,7 @@ def run_rtloop(asked: argparse.Namespace, row: str) -> dict[str, float]:
         f"{asked.interval}us", cpu=asked.cpu, priority=asked.priority, name=row,
         spin="auto" if row.startswith("spin") else 0,
     )  # fmt: skip
-    with company(row):
+    with company(asked, row):
         before, begin = time.process_time(), time.monotonic()
         stats = loop.run(cycles=count_cycles(asked))
         share = (time.process_time() - before) / (time.monotonic() - begin)

@@ -231,17 +231,23 @@ PROGRAMS = {
             "a loop in enter is stuck": Mutation(
                 "watchdog.h", "if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) {", "if (0) {"
             ),
-            "the first release is not waited for": Mutation("watchdog.h", "ahead = cycles == 0 ?", "ahead = 0 ?"),
-            "a clock set back is an excuse": Mutation("watchdog.h", "ahead = cycles == 0 ?", "ahead = 1 ?"),
-            "a cycle is not seen": Mutation("watchdog.h", "cycles != w->cycles ||", ""),
+            "the first release is not waited for": Mutation(
+                "watchdog.h", "ahead = written == rt_load_relaxed(&c->first_record) ?", "ahead = 0 ?"
+            ),
+            "a clock set back is an excuse": Mutation(
+                "watchdog.h", "ahead = written == rt_load_relaxed(&c->first_record) ?", "ahead = 1 ?"
+            ),
+            "a cycle is not seen": Mutation("watchdog.h", "written != w->written ||", ""),
             "a shift is a hang": Mutation(
                 "watchdog.h", "shifted > w->shifted ? shifted - w->shifted : 0", "0 * (shifted - w->shifted)"
             ),
             "a shift back is a hang": Mutation(
                 "watchdog.h", "shifted > w->shifted ? shifted - w->shifted : 0", "shifted - w->shifted"
             ),
-            "a reset is a shift": Mutation("watchdog.h", "      w->shifted = shifted;\n    }", "    }"),
-            "cycles before a reset are forgotten": Mutation("watchdog.h", "w->before += ", "w->before = 0 * "),
+            "a reset is a shift": Mutation("watchdog.h", "if (bank != w->bank) w->shifted = shifted;", ""),
+            "a cycle is not reported": Mutation(
+                "watchdog.h", "trip->cycles = w->written;", "trip->cycles = w->written - 1;"
+            ),
             "counts from the look before the release": Mutation("watchdog.h", "+ (ahead > 0 ? ahead : 0)", ""),
             "counts from before the grid was seen": Mutation("watchdog.h", "|| w->since == INT64_MAX", ""),
             "forgives who has not begun": Mutation("watchdog.h", "if (dog->loops[i].since != INT64_MAX)", ""),
