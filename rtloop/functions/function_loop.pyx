@@ -67,6 +67,9 @@ cdef class FunctionLoop(_RTLoop_2):
         shared; and as :class:`RTLoop`.
     """
 
+    def __cinit__(self, *_, **__):
+        self._function = do_nothing
+
     def __init__(
         self, callback, *period, enter=None, leave=None, data=None, parameters=(), signals=(), **settings
     ):
@@ -135,11 +138,16 @@ cdef class FunctionLoop(_RTLoop_2):
         return self._entering(self._entering_data) if self._entering is not NULL else RT_CONTINUE
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        return self._function(<const rt_cycle_t *>cycle, self._context) if self._function is not NULL else RT_CONTINUE
+        return self._function(<const rt_cycle_t *>cycle, self._context)
 
     cdef void leave(self) noexcept nogil:
         if self._leaving is not NULL:
             self._leaving(self._leaving_data)
+
+
+cdef int do_nothing(const rt_cycle_t *cycle, void *data) noexcept nogil:
+    """Be the step of a loop whose class has not called FunctionLoop.__init__, so that `step` need not test for it."""
+    return RT_CONTINUE
 
 
 cdef void *hold_library(void *function) noexcept:

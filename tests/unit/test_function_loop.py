@@ -619,6 +619,14 @@ def test_what_is_no_function_at_all(callback: Any) -> None:
         FunctionLoop(callback, "1ms")
 
 
+def test_a_class_that_leaves_out_its_constructor_has_an_empty_step(ordinary: dict[str, Any]) -> None:
+    class WithoutFunction(rtloop.FunctionLoop):
+        def __init__(self) -> None:
+            rtloop.RTLoop.__init__(self, "1ms", **ordinary)
+
+    assert WithoutFunction().run(cycles=3).cycles == 3
+
+
 def test_keywords_are_those_of_a_loop(library: ctypes.CDLL) -> None:
     with pytest.raises(TypeError, match=r"FunctionLoop\(\).*'period'"):
         FunctionLoop(library.count)  # type: ignore[call-arg]
