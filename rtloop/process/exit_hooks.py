@@ -107,13 +107,14 @@ def ending() -> str:
 
 
 def _is_main_alive() -> bool:
-    """Return True if the main thread is alive.
+    """Return True if the main thread is alive, and does not wait for the workers of `concurrent.futures` to end.
 
+    Those are waited for before the thread counts as ended, and one of them may run a loop.
     On the main thread without a call of is_alive(): before Python 3.13, an exception of a signal handler in that call
     marks the thread as ended.
     """
     main = threading.main_thread()
-    return main.ident == threading.get_ident() or main.is_alive()
+    return main.ident == threading.get_ident() or (main.is_alive() and not getattr(threading, "_SHUTTING_DOWN", False))
 
 
 def make_calls(cause: str, *, must_wait: bool = True) -> list[str]:

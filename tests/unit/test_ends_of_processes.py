@@ -49,6 +49,21 @@ def test_loops_end_with_the_main_thread_though_other_threads_go_on(script: Scrip
     assert left_once(done)
 
 
+@pytest.mark.parametrize("waits", ["run", "with"])
+def test_a_loop_in_a_pool_of_threads_ends_with_the_main_thread(script: Script, waits: str) -> None:
+    # Python waits for the workers of concurrent.futures before the main thread counts as ended.
+    done = run(script, f"""
+    from concurrent.futures import ThreadPoolExecutor
+    loop = make()
+    def wait():
+        with loop: loop.join()
+    ThreadPoolExecutor().submit(loop.run if "{waits}" == "run" else wait)
+    alive(loop)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert left_once(done), done.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 @pytest.mark.parametrize("end", ["returns", "raises", "exits"])
 def test_a_loop_ends_with_its_process_of_multiprocessing(script: Script, tmp_path: Path, method: str, end: str) -> None:
