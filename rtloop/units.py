@@ -16,6 +16,7 @@ __all__ = [
     "format_duration",
     "format_page_size",
     "format_rate",
+    "format_rounded",
     "format_size",
     "lcm_of",
     "parse_duration",
@@ -325,6 +326,11 @@ def format_duration(ns: float | Fraction, digits: int = 3) -> str:
         if abs(ns) >= scale:
             return f"{_short(ns / scale, digits)} {unit}"
     return f"{_short(ns, digits)} ns"
+
+
+def format_rounded(ns: float) -> str:
+    """Format nanoseconds with three significant digits, which a bin of a histogram resolves: ``"1.23 ms"``."""
+    return format_duration(float(f"{ns:.2e}"))
 
 
 def _short(value: float, digits: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.timeline import Piece, State, Task, find_states, occupants, stolen_times
 from rtloop.stats.explanation import Explanation, Share
-from rtloop.units import format_duration
+from rtloop.units import format_rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,7 +134,7 @@ def explain(
     """
     former = min(delay.end, delay.former_end) - delay.begin
     if delay.what == "start" and former >= _MOST * delay.ns:
-        text = f"the loop was still in the cycle before it, until {_short(former)} after the release"
+        text = f"the loop was still in the cycle before it, until {format_rounded(former)} after the release"
         return _known(delay, "step", "the cycle before", text, -1, [Share("step", "the cycle before", former)])
     return _Attribution(delay, cpu_events, rare_events, machine, collections, moves or PageMoves()).explanation()
 
@@ -240,7 +240,7 @@ class _Attribution:
         return self._ticks[cpu]
 
     def _add_silence(self, piece: Piece, ns: int, cpu: int) -> None:
-        how_long, where = _short(piece.end - piece.begin), f"CPU {cpu} was in {_where(piece)}"
+        how_long, where = format_rounded(piece.end - piece.begin), f"CPU {cpu} was in {_where(piece)}"
         why = f"no tick came for {how_long} while {where}: {_NO_INTERRUPTS}"
         if piece.context == "interrupt" or not piece.task.pid:
             why = f"{where} for {how_long}, or a hypervisor had it"
@@ -428,7 +428,7 @@ class _Attribution:
                 return unexplained(delay, parts[0].verb, parts[0].cpu, shares)
             share = shares[0]
             verb = max(parts, key=lambda part: part.ns).verb
-            verb = verb.replace(_TIME, _short(share.ns)).replace(_CPU, str(parts[0].cpu))
+            verb = verb.replace(_TIME, format_rounded(share.ns)).replace(_CPU, str(parts[0].cpu))
             threads = len({part.pid for part in parts} - {-1})
             verb += f", in {threads} threads of that name" if threads > 1 else ""
             is_storm = share.pieces > 2 and share.kind in ("interrupt", "softirq")
@@ -437,7 +437,7 @@ class _Attribution:
         cpu = next((state.cpu for state in reversed(self._states) if state.begin < delay.end), -1)
         if own >= _MOST * delay.ns:
             if delay.what == "execution":
-                text = f"the step itself ran {_short(self._own_ns)} on CPU {cpu}"
+                text = f"the step itself ran {format_rounded(self._own_ns)} on CPU {cpu}"
                 return _known(delay, "step", "the step", text, cpu, [*shares, Share("step", "the step", own)])
             why = "the loop's thread had the CPU, and nothing in the trace interrupted it"
             return unexplained(delay, why, cpu, shares)
@@ -505,7 +505,3 @@ def _made(delay: Delay, kind: str, name: str, text: str, cpu: int, shares: Seque
 def _printable(text: str) -> str:
     """Replace control characters: the name of a thread may hold any, and a terminal would obey them."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _short(ns: float) -> str:
-    return format_duration(float(f"{ns:.3g}"))

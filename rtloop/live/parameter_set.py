@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.declared_parameters import Declaration, Parameter, merge, parse_name, parse_type
 from rtloop.live.parameter_block import MOST, MOST_BYTES, ParameterRun, Used, Writer, assign, pack_place
+from rtloop.live.value_text import plain_value
 from rtloop.live.write_lock import write_lock
 from rtloop.process.python_threads import name_of_this_thread
 from rtloop.process.signal_shield import ShieldedLock
@@ -402,7 +403,7 @@ class ParameterSet:
         before: bytes | None = None
         for cycle, writer, values in records:
             changed = {
-                name: _plain(one.unpack(values))
+                name: plain_value(one.unpack(values))
                 for name, one in self.declared.items()
                 if before is None or one.unpack_bytes(values) != one.unpack_bytes(before)
             }
@@ -443,8 +444,3 @@ def this_writer(program: str | None = None) -> Writer:
 
 def _writer_of(change: ParameterChange) -> Writer:
     return Writer(change.pid, change.tid, 0, change.host, change.program)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it."""
-    return value.tolist() if hasattr(value, "tolist") else value

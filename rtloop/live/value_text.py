@@ -1,4 +1,4 @@
-"""Text of parameters and signals: their values, their limits, and tables of both for notebooks."""
+"""Values and limits of parameters and signals: as JSON holds them, as text, and in tables for notebooks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["format_limits", "format_value", "html_table"]
+__all__ = ["format_limits", "format_value", "html_table", "plain_value"]
 
 
 def html_table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -19,10 +19,14 @@ def html_table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[objec
     return f"<table><caption>{html.escape(caption)}</caption><tr>{cells('th', heads)}</tr>{body}</table>"
 
 
+def plain_value(value: Any) -> Any:
+    """Return a value as JSON holds it: an array as a list, and a number of NumPy as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def format_value(value: Any) -> str:
     """Format the value of a parameter or a signal: a number, a bool, or a list or an array of them."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value = plain_value(value)
     if isinstance(value, list):
         return f"[{', '.join(map(format_value, value))}]"
     return f"{value:.10g}" if isinstance(value, float) else str(value).lower()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.errors import RtloopError
 from rtloop.layouts import find_disagreement, find_take_overs, select_casts
+from rtloop.live.value_text import plain_value
 from rtloop.revision.examination import Rejected
 from rtloop.revision.tracebacks import describe_exception
 from rtloop.settings import make_settings
@@ -49,7 +50,7 @@ class ParameterValues:
 
     def read(self) -> None:
         """Read the present values."""
-        self.values = {name: _plain(value) for name, value in self._loop.parameters.items()}
+        self.values = {name: plain_value(value) for name, value in self._loop.parameters.items()}
 
     def note(self) -> None:
         """Read the present values, and note which of them were set since the last reading."""
@@ -163,7 +164,3 @@ def swap_in(loop: RTLoop, successor: RTLoop, trial: Any, tell: Callable[[str], N
             return swaps[-1].cycle
         text = str(error) if isinstance(error, RtloopError) else describe_exception(error)
         raise Rejected("swap", text) from None
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value

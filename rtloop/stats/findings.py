@@ -10,7 +10,7 @@ import numpy as np
 from rtloop.settings import exact_period
 from rtloop.stats import guard_summary
 from rtloop.stats.table import collections_of, describe_refusal, is_supported
-from rtloop.units import format_duration
+from rtloop.units import format_duration, format_rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,8 +95,8 @@ def _bad(stats: Stats) -> Iterator[str]:
     if stats.shifted_ns and stats.settings.get("overrun") == "shift" and stats.overruns and not stats.has_own_wait:
         share = 100 * abs(stats.shifted_ns) / max(1, stats.duration_ns)
         yield (
-            f"The grid moved by {_short(stats.shifted_ns)} in all ({share:.2g} % of the run), after overruns: the loop"
-            " ran slower than its period, and out of step with others."
+            f"The grid moved by {format_rounded(stats.shifted_ns)} in all ({share:.2g} % of the run), after overruns:"
+            " the loop ran slower than its period, and out of step with others."
         )
     if stats.device_missed:
         share = 100 * stats.device_missed / (stats.device_missed + (stats.device_cycles or 0))
@@ -137,7 +137,7 @@ def _overruns(stats: Stats) -> str:
     text = f"{_count(stats.overruns, 'cycle')} of {stats.cycles:,} ({100 * stats.overruns / stats.cycles:.2g} %) ended"
     text += " after the next release."
     if stats.response.count:
-        text += f" The longest response was {_short(stats.response.max)}"
+        text += f" The longest response was {format_rounded(stats.response.max)}"
         text += f", {stats.response.max / period:.3g} periods." if period else "."
     late = records[records["end"] - records["release"] > period] if period else records[:0]
     if len(late):
@@ -181,12 +181,14 @@ def _notes(stats: Stats) -> Iterator[str]:
     if longest > _SHARE * period > 0:
         yield (
             f"Python's garbage collector ran {_count(collections, 'time')}, for up to"
-            f" {_short(longest)}, and a step in Python waits for it: gc.freeze() before the start, or gc.disable()."
+            f" {format_rounded(longest)}, and a step in Python waits for it: gc.freeze() before the start, or"
+            " gc.disable()."
         )
     if latency.count and latency.max > max(_SHARE * period, _MEDIANS * latency.percentile(50)):
         yield (
-            f"The worst wake-up came {_short(latency.max)} late, {latency.max / max(latency.percentile(50), 1):,.0f}"
-            " times the median: see under Worst cycles whether such delays come in groups or at regular intervals."
+            f"The worst wake-up came {format_rounded(latency.max)} late,"
+            f" {latency.max / max(latency.percentile(50), 1):,.0f} times the median: see under"
+            " Worst cycles whether such delays come in groups or at regular intervals."
         )
     measured = stats.execution.count
     if not is_supported(stats.execution, 99.9):
@@ -231,10 +233,6 @@ def _waits(stats: Stats) -> int:
     if stats.settings.get("period_ns", 0) > _LOOK_NS:  # a longer sleep is divided, to look for a command
         own += stats.duration_ns // _LOOK_NS
     return max(0, voluntary - own)
-
-
-def _short(ns: float) -> str:
-    return format_duration(float(f"{ns:.2e}"))
 
 
 def _count(number: int, noun: str) -> str:

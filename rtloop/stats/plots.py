@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rtloop.errors import ConfigError
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.records import recorded_swaps
-from rtloop.units import format_duration, format_rate
+from rtloop.units import format_duration, format_rate, format_rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,11 +112,6 @@ def rebin(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64
     return edges, np.bincount(where, histogram.counts[used].astype(float), len(edges) - 1).astype(np.float64)
 
 
-def _short(ns: float) -> str:
-    """Format a duration with three significant digits, which a bin resolves."""
-    return format_duration(float(f"{ns:.2e}"))
-
-
 def _duration_axis(axis: Any) -> None:
     """Label a logarithmic axis with durations, more of them if it spans little. Its limits must be set."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -171,7 +166,7 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram], *, dashed: 
             axes.stairs(outline, edges, baseline=_FLOOR, fill=True, color=colour, alpha=0.13)
         axes.stairs(
             outline, edges, baseline=_FLOOR, color=colour, linewidth=1.5, linestyle=_DASHES if label in dashed else "-",
-            label=f"{name} (50 %: {_short(histogram.percentile(50))}, max: {_short(histogram.max)})",
+            label=f"{name} (50 %: {format_rounded(histogram.percentile(50))}, max: {format_rounded(histogram.max)})",
         )  # fmt: skip
         axes.plot([max(histogram.max, 1)], [_FLOOR], "v", color=colour, markersize=8, clip_on=False, zorder=5)
     # Room above the highest bin for the legend.
@@ -223,7 +218,7 @@ def _draw_time_line(
         )  # fmt: skip
     if high < _LINEAR_BELOW * low:  # such as intervals, which hardly differ
         axes.set_yscale("linear")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda ns, _: _short(ns)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda ns, _: format_rounded(ns)))
         axes.margins(y=0.1)
     else:
         axes.set_ylim(low / 1.4, high * 1.4)

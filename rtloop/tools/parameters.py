@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtloop.errors import ConfigError, RtloopError, StateError
-from rtloop.live.value_text import format_limits, format_value
+from rtloop.live.value_text import format_limits, format_value, plain_value
 from rtloop.process.nap import nap
 from rtloop.tools.options import as_json_option, complete_loop, config_option
 
@@ -269,7 +269,7 @@ def _plain(value: Any, kind: np.dtype[Any]) -> Any:
     import numpy as np  # here, because the commands have to start quickly
 
     if value is None or kind.str[1:] not in ("f2", "f4"):
-        return value.tolist() if hasattr(value, "tolist") else value
+        return plain_value(value)
     numbers = np.asarray(value, kind)
     return np.array([float(str(one)) for one in numbers.ravel()]).reshape(numbers.shape).tolist()
 

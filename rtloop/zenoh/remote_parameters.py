@@ -10,6 +10,7 @@ from typing import Any
 from rtloop.errors import PayloadError
 from rtloop.live.declared_parameters import Parameter, merge
 from rtloop.live.parameter_block import MOST, MOST_BYTES, Used
+from rtloop.live.value_text import plain_value
 
 __all__ = ["RemoteParameterSet"]
 
@@ -111,7 +112,7 @@ class RemoteParameterSet:
         """
         declared = self.declared
         merged = merge(declared, self.asked(), changes)
-        values = {name: _plain(declared[name].unpack(merged)) for name in changes}
+        values = {name: plain_value(declared[name].unpack(merged)) for name in changes}
         self._ask_for(values)
 
 
@@ -149,7 +150,3 @@ def _pack(declared: Mapping[str, Parameter], values: Any) -> bytes:
         raise ValueError("the names of the values are not those of the parameters")
     size = max((one.offset + one.size for one in declared.values()), default=0)
     return merge(declared, bytes(size), {name: one.pack(values[name]) for name, one in declared.items()})
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value

@@ -12,6 +12,7 @@ import numpy as np
 from rtloop.errors import ConfigError, PayloadError
 from rtloop.live.declared_parameters import parse_name, parse_unit
 from rtloop.live.signal_set import HEAD
+from rtloop.live.value_text import plain_value
 from rtloop.zenoh.frames import parse_dtype, unpack
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class RemoteSignals:
         """Return the newest sample by name; empty before the first one arrives."""
         with self._lock:
             record = self._kept[-1][-1] if self._kept and len(self._kept[-1]) else None
-        return {} if record is None else {name: _plain(record[name]) for name in self.dtype.names or ()}
+        return {} if record is None else {name: plain_value(record[name]) for name in self.dtype.names or ()}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -180,7 +181,3 @@ class RemoteSignals:
 
     def __repr__(self) -> str:
         return f"<RemoteSignals of {self._name!r}: {', '.join(self.names)}>"
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value

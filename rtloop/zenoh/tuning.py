@@ -13,6 +13,7 @@ from rtloop.errors import ConfigError, PayloadError, RtloopError, StateError
 from rtloop.live.parameter_block import Writer
 from rtloop.live.parameter_set import acting_for
 from rtloop.live.parameters import Parameters
+from rtloop.live.value_text import plain_value
 from rtloop.process.signal_shield import become_ordinary
 from rtloop.system.host import uname
 from rtloop.telemetry.description import clean
@@ -240,4 +241,4 @@ def _described(one: Any) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in values.items()}
+    return {name: plain_value(value) for name, value in values.items()}

@@ -12,6 +12,7 @@ import numpy as np
 from rtloop.errors import AttachError, ConfigError, StateError
 from rtloop.live.connect import Connection, connect
 from rtloop.live.parameters import Applied
+from rtloop.live.value_text import plain_value
 from rtloop.tools.record.event_files import EventFiles
 from rtloop.tools.record.event_recorder import EventRecorder
 from rtloop.tools.record.expression import Expression
@@ -212,5 +213,5 @@ def _count_before(samples: NDArray[Any], cycle: int) -> int:
 
 def _plain(applied: Applied) -> dict[str, Any]:
     """Return a set as JSON holds it."""
-    values = {name: one.tolist() if hasattr(one, "tolist") else one for name, one in applied.values.items()}
+    values = {name: plain_value(one) for name, one in applied.values.items()}
     return {"cycle": applied.cycle, "values": values}

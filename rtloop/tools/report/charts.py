@@ -8,7 +8,7 @@ import numpy as np
 
 from rtloop.stats.plots import rebin
 from rtloop.tools.report.markup import join, tag
-from rtloop.units import format_duration
+from rtloop.units import format_duration, format_rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,10 +22,6 @@ __all__ = ["draw_histogram_chart", "draw_time_line", "envelope"]
 
 _MARKS = (50.0, 99.0, 99.9)
 _FAR = 20
-
-
-def _short(ns: float) -> str:
-    return format_duration(float(f"{ns:.2e}"))
 
 
 class _Log:
@@ -88,9 +84,8 @@ def draw_histogram_chart(title: str, rows: Sequence[tuple[str, Histogram]], *, p
         # The last wide bin may end beyond the greatest value.
         edge, level = x(np.minimum(edges, max(longest * 1.02, 1))), y(np.where(counts > 0, counts, 0.5))
         path = f"M{edge[0]:.1f},{bottom}" + "".join(f"V{h:.1f}H{e:.1f}" for h, e in zip(level, edge[1:], strict=True))
-        note = (
-            f"{label}: {histogram.count:,} cycles, 50 % {_short(histogram.percentile(50))}, max {_short(histogram.max)}"
-        )
+        median, most = format_rounded(histogram.percentile(50)), format_rounded(histogram.max)
+        note = f"{label}: {histogram.count:,} cycles, 50 % {median}, max {most}"
         parts.append(tag("path", tag("title", note), d=f"{path}V{bottom}Z", class_=f"run r{number % 6}"))
         at = x.at(max(histogram.max, 1))
         parts.append(
@@ -123,7 +118,7 @@ def _percentile_marks(histogram: Histogram, x: _Log, top: float, bottom: float) 
             last[row] = at
         line = tag(
             "line",
-            tag("title", f"{label}: {_short(ns)}"),
+            tag("title", f"{label}: {format_rounded(ns)}"),
             x1=f"{at:.1f}",
             x2=f"{at:.1f}",
             y1=top,

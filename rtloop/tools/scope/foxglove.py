@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rtloop.data.record_clock import read_clocks
 from rtloop.errors import AttachError, RtloopError, StateError
 from rtloop.live.connect import Connection, connect
+from rtloop.live.value_text import plain_value
 from rtloop.process.nap import nap
 from rtloop.tools.record.sample_stream import read_new
 from rtloop.tools.scope.ros_messages import MessagePacker
@@ -168,7 +169,7 @@ class ServedLoop:
     def find_changes(self) -> dict[str, Any]:
         """Return the parameters that have changed since the last call, with their values; at first all."""
         parameters = self.loop.parameters
-        values = {name: _native(parameters[name]) for name in parameters}
+        values = {name: plain_value(parameters[name]) for name in parameters}
         changed = {name: value for name, value in values.items() if self._shown.get(name) != value}
         self._shown = values
         return changed
@@ -345,7 +346,7 @@ class FoxgloveBridge:
     def _values(self, names: list[str]) -> list[foxglove.Parameter]:
         found = self._parameters()
         chosen = [(name, *found[name]) for name in (names or found) if name in found]
-        return [self._parameter(name, _native(one.loop.parameters[own])) for name, one, own in chosen]
+        return [self._parameter(name, plain_value(one.loop.parameters[own])) for name, one, own in chosen]
 
     # Called by the server, on its threads.
 
@@ -406,7 +407,3 @@ class FoxgloveBridge:
 
 def _has_any(loop: dict[str, Any]) -> bool:
     return bool(loop["has_signals"] or loop["has_parameters"])
-
-
-def _native(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value

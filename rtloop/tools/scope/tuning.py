@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtloop.errors import ConfigError
+from rtloop.live.value_text import plain_value
 from rtloop.tools.parameters import parse_value
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def describe_parameters(parameters: Parameters) -> list[dict[str, Any]]:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON holds it: an array as a list, and an integer that a browser would round as a text."""
-    value = value.tolist() if hasattr(value, "tolist") else value
+    value = plain_value(value)
     if isinstance(value, list):
         return [plain(one) for one in value]
     if isinstance(value, int) and abs(value) > 1 << 53:

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from rtloop.errors import ConfigError, RtloopError, StateError
-from rtloop.live.value_text import format_value
+from rtloop.live.value_text import format_value, plain_value
 from rtloop.tools.parameters import parse_value
 from rtloop.tools.scope.samples.channels import signal_channels
 
@@ -123,7 +123,7 @@ class LoopWatch:
 
     def _poll(self, connection: Connection | RemoteConnection) -> LoopView:
         parameters = connection.parameters
-        values = {name: _plain(value) for name, value in parameters.items()}
+        values = {name: plain_value(value) for name, value in parameters.items()}
         if self._reader is None:
             return LoopView(declared=parameters.declared, values=values)
         lost, records = self._reader.lost, self._reader.read()
@@ -161,7 +161,7 @@ class LoopWatch:
         applied = parameters.applied
         since = f"from cycle {applied.cycle:,} on" if is_used and applied is not None else "NOT YET USED by the loop"
         return [
-            f"{name}: {format_value(_plain(before[name]))} -> {format_value(_plain(parameters[name]))}"
+            f"{name}: {format_value(before[name])} -> {format_value(parameters[name])}"
             f"{' ' * bool(declared[name].unit)}{declared[name].unit}, {since}"
             for name in values
         ]
@@ -174,7 +174,3 @@ class LoopWatch:
             self._reader = self._kept = None
             if connection is not None:
                 connection.close()
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
