@@ -25,6 +25,9 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *value)
+    object PyObject_Call(object function, tuple arguments, PyObject *keywords)
+    size_t PyThread_get_stacksize()
+    int PyThread_set_stacksize(size_t size)
 
 
 cdef extern from "Python.h" nogil:

@@ -132,7 +132,7 @@ class ChildProcess:
         self._pidfd = -1
         self._is_silent = self._is_stop_wanted = False
         self._over_ns = 0
-        self._armed: list[int] = []
+        self._armed = ending_signals.Armed()
         self._owner = os.getpid()
 
     @property

@@ -140,7 +140,7 @@ class ProcessLoop:
         self._opened: tuple[Connection | None, AttachError | None] = (None, None)
         self._signals = SignalsOfRuns(self._model.signals._source)
         self._is_reported = self._is_closed = False
-        self._blocks: list[tuple[int, list[int]]] = []
+        self._blocks: list[tuple[int, ending_signals.Armed]] = []
         self._parameters = Parameters(_CurrentParameters(self))
         self._pid = os.getpid()
         self._member = ChildMember(self)

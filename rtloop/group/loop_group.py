@@ -139,7 +139,7 @@ class LoopGroup:
         self._run: Run | None = None
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
-        self._blocks: list[tuple[int, list[int]]] = []
+        self._blocks: list[tuple[int, ending_signals.Armed]] = []
         self._pid = os.getpid()
 
     @property

@@ -13,15 +13,17 @@ cdef extern from "../include/rtloop/crash.h":
 
 
 cdef extern from "../include/rtloop/ending_signals.h":
+    ctypedef struct rt_ending_asker_t:
+        uint64_t asked
+        int takes_pythons
+
     int rt_ending_open()
     int rt_ending_wait(int fd) nogil
-    void rt_ending_want(unsigned long long numbers, int wants_pythons)
-    int rt_ending_is_armed(int number)
-    int rt_ending_is_default(int number)
-    int rt_ending_arm(int number, int is_pythons)
-    void rt_ending_disarm(int number)
+    void rt_ending_ask(rt_ending_asker_t *asker, int is_pythons)
+    void rt_ending_ask_again(int number, int is_pythons)
+    void rt_ending_withdraw(rt_ending_asker_t *asker)
+    void rt_ending_pass_on(int number, unsigned long thread)
     unsigned int rt_ending_count(int number)
-    void rt_ending_forget(int number)
     void rt_ending_take_course(int number)
     void rt_ending_set_timer(int number, int seconds)
     void rt_ending_add_flag(size_t word, unsigned int bits)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import resource
-import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from rtloop.process.signal_shield import shielded_method
+from rtloop.process.signal_shield import ShieldedLock, shielded_method
 from rtloop.system import refusal_cause
 from rtloop.system.grant import Grant
 from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, read_limit
@@ -30,7 +29,7 @@ class _Limit(ABC):
 
     def reset_after_fork(self) -> None:
         """Forget everything that was acquired, in a forked child."""
-        self._lock = threading.RLock()
+        self._lock = ShieldedLock()
         self._count = 0
         self._former = self._changed = (0, 0)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from rtloop.memory.limits import core_dumps, memlock_limit
 from rtloop.memory.lock_grant import range_lock_grant
 from rtloop.memory.process_lock import memory_lock
 from rtloop.memory.region import Region, stack_left, touch_stack
-from rtloop.process.signal_shield import shielded_method
+from rtloop.process.signal_shield import ShieldedLock, shielded_method
 from rtloop.system import refusal_cause
 from rtloop.system.grant import Grant
 from rtloop.system.grant_errors import raise_if_refused
@@ -65,7 +64,7 @@ ADVICE = {
     "collapse": 25,
 }
 
-_registry = threading.RLock()
+_registry = ShieldedLock()
 _lock_all_modes: list[str] = []
 _locked: dict[tuple[int, int], list[tuple[Region, bool]]] = {}
 
@@ -410,7 +409,7 @@ def setup(
 def _reset_after_fork() -> None:
     """Forget all locks in a forked child, which inherits none."""
     global _registry
-    _registry = threading.RLock()
+    _registry = ShieldedLock()
     _lock_all_modes.clear()
     _locked.clear()
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import threading
 from typing import NamedTuple
 
 from rtloop.memory import kernel, smaps
 from rtloop.memory.limits import core_dumps, memlock_limit
 from rtloop.memory.lock_grant import explain_lock
-from rtloop.process.signal_shield import shielded_method
+from rtloop.process.signal_shield import ShieldedLock, shielded_method
 from rtloop.system.fileio import parse_sizes, read_text
 from rtloop.system.grant import Grant
 from rtloop.system.refusal_cause import lock_limit, may_lock_future
@@ -76,7 +75,7 @@ class _MemoryLock:
 
     def reset_after_fork(self) -> None:
         """Forget everything that was acquired, in a forked child."""
-        self._lock = threading.RLock()  # the garbage collector may free a pool, and unlock its range, while it is held
+        self._lock = ShieldedLock()
         self._modes: list[str] = []
         self._former_future: str | None = None
         self._unlocked: int | None = None  # bytes that were mapped and not locked after the last mlockall(2)

@@ -6,20 +6,19 @@ a main loop outside of Python and run no Python handler for a long time.
 
 from rtloop.headers.ending_signals cimport (
     rt_ending_add_flag,
-    rt_ending_arm,
+    rt_ending_ask,
+    rt_ending_ask_again,
+    rt_ending_asker_t,
     rt_ending_clear,
     rt_ending_count,
-    rt_ending_disarm,
-    rt_ending_forget,
-    rt_ending_is_armed,
-    rt_ending_is_default,
     rt_ending_open,
+    rt_ending_pass_on,
     rt_ending_remove_flag,
     rt_ending_set_timer,
     rt_ending_take,
     rt_ending_take_course,
     rt_ending_wait,
-    rt_ending_want,
+    rt_ending_withdraw,
 )
 
 import _signal
@@ -34,7 +33,7 @@ from contextlib import suppress
 from rtloop.errors import ConfigError
 from rtloop.process import exit_hooks
 from rtloop.process.nap import nap
-from rtloop.process.signal_shield import block_signals, give_up_policy, start_thread
+from rtloop.process.signal_shield import block_signals, give_up_policy, shielded, start_thread
 from rtloop.units import as_index, format_duration, show
 
 # Signals that cannot be caught, that a fault of the program raises, or whose default action does not end a process.
@@ -51,18 +50,22 @@ _SIGINT = int(signal.SIGINT)
 _STACK_BYTES = 512 << 10
 _NAP_S = 0.01
 
-# Its holder calls no Python code and does not wait. A handler could run in it and wait for a loop, whose end needs the
-# lock.
-_lock = threading.RLock()
-_depths = {}
-# What arm() was called for, its answer, and whether that includes a SIGINT with Python's handler; until disarm().
-_asked = []
 _runs = {}  # of each loop that runs, by the address of its flag: its thread and the signals armed for it
 _fd = -1
+_is_opening = False
 _beginning = None  # a lock that the thread holds until it is about to sleep
 _has_begun = False
 _has_reported = False
 _taken = 0  # the signal that is ending the process now
+
+
+cdef class Armed:
+    """Signals that are handled from :func:`arm` until :func:`disarm`, or until this object is gone."""
+
+    cdef rt_ending_asker_t asker
+
+    def __dealloc__(self):
+        rt_ending_withdraw(&self.asker)
 
 
 class stop_on_signals:
@@ -162,29 +165,14 @@ def arm(numbers=None, takes_pythons=None):
     takes_pythons : bool, optional
         Handle a SIGINT that has Python's own handler as well; by default if `numbers` are given.
     """
-    asked = ENDING if numbers is None else tuple(numbers)
-    takes = numbers is not None if takes_pythons is None else takes_pythons
-    armed = []
-    with _lock:
-        if sys.is_finalizing() or not _has_thread():
-            return armed
-        beginning = _beginning
-        _asked.append((asked, armed, takes))
-        for number in asked:
-            is_pythons = number == _SIGINT and _is_pythons(_signal.getsignal(number))
-            if is_pythons and not takes:
-                continue
-            is_replaced = is_pythons and number in _depths and not rt_ending_is_armed(number)
-            if is_replaced:
-                rt_ending_disarm(number)  # its timer
-            if is_replaced or number not in _depths:
-                if not rt_ending_arm(number, is_pythons):
-                    continue
-                _depths.setdefault(number, 0)
-            _depths[number] += 1
-            armed.append(number)
-        _look_for_defaults()
-    _await(beginning)
+    cdef Armed armed = Armed()
+    asked = set(ENDING if numbers is None else numbers)
+    armed.asker.asked = sum(1 << (number - 1) for number in asked)
+    armed.asker.takes_pythons = numbers is not None if takes_pythons is None else takes_pythons
+    if sys.is_finalizing() or not _has_thread():
+        return armed
+    rt_ending_ask(&armed.asker, _SIGINT in asked and _has_pythons())
+    _await(_beginning)
     return armed
 
 
@@ -194,36 +182,16 @@ def _await(beginning):
     A thread that is still beginning competes for the GIL, and Python lets its main thread wait for that just before a
     blocking call, where it no longer sees a signal that comes: its handler would run after the call.
     """
-    while not _has_begun and beginning is _beginning:  # another one after a fork
+    while beginning is not None and not _has_begun and beginning is _beginning:  # another one after a fork
         if beginning.acquire(timeout=_NAP_S):  # a handler may run here, and wait as well
             beginning.release()
 
 
-def _look_for_defaults():
-    wanted = {number for asked, _, _ in _asked for number in asked}
-    takes_pythons = any(takes and _SIGINT in asked for asked, _, takes in _asked)
-    rt_ending_want(sum(1 << (number - 1) for number in wanted), takes_pythons)
+def _has_pythons():
+    return _is_pythons(_signal.getsignal(_SIGINT))
 
 
-def _arm_again(number):
-    """Handle a signal that the program has given its default action after :func:`arm`, or Python's own handler."""
-    with _lock:
-        is_pythons = number == _SIGINT and _is_pythons(_signal.getsignal(number))
-        if rt_ending_is_armed(number) or not (is_pythons or rt_ending_is_default(number)):
-            return
-        asking = [armed for asked, armed, takes in _asked if number in asked and (takes or not is_pythons)]
-        if not asking:
-            return
-        rt_ending_disarm(number)  # its timer
-        if not rt_ending_arm(number, is_pythons):
-            return
-        for armed in asking:
-            if number not in armed:
-                armed.append(number)
-                _depths[number] = _depths.get(number, 0) + 1
-
-
-def disarm(armed):
+def disarm(Armed armed not None):
     """Undo :func:`arm`. While a signal is ending the process this waits for the end.
 
     Two kinds of threads do not wait, because the signal's thread waits for them: the one that makes the calls at the
@@ -232,7 +200,7 @@ def disarm(armed):
     is_needed = exit_hooks.is_making_calls() or _is_loops_thread()
     if not is_needed:
         await_end()
-    _lower(armed)
+    rt_ending_withdraw(&armed.asker)
     if not is_needed:
         await_end()  # a signal may have come just before
 
@@ -242,22 +210,9 @@ def _is_loops_thread():
     return any(tid == me for tid, _ in list(_runs.values()))  # a copy: other threads start and end loops meanwhile
 
 
-def _lower(armed):
-    with _lock:
-        _asked[:] = [one for one in _asked if one[1] is not armed]
-        _look_for_defaults()
-        for number in armed:
-            if number not in _depths:
-                continue  # armed before a fork
-            _depths[number] -= 1
-            if not _depths[number]:
-                del _depths[number]
-                rt_ending_disarm(number)
-
-
-def disarm_at_once(armed):
+def disarm_at_once(Armed armed not None):
     """Undo :func:`arm`, without waiting for a signal that has already arrived."""
-    _lower(armed)
+    rt_ending_withdraw(&armed.asker)
 
 
 def await_end():
@@ -281,9 +236,10 @@ def release_run(address):
     Returns True if a signal has come, which has told the loop to end.
     """
     rt_ending_remove_flag(address)
-    _, armed = _runs.pop(address, (0, ()))
+    _, armed = _runs.pop(address, (0, None))
     has_come = bool(_pending())
-    _lower(armed)
+    if armed is not None:
+        disarm_at_once(armed)
     return has_come
 
 
@@ -304,23 +260,32 @@ def report_ignored():
 
 def _has_thread():
     """Start the thread if there is none. Returns True if there is one."""
-    global _beginning, _fd, _has_begun
-    if _fd >= 0:
-        return True
-    fd = rt_ending_open()
-    if fd < 0:
-        return False
-    beginning = _thread.allocate_lock()
-    beginning.acquire()
-    _beginning, _has_begun = beginning, False
+    if _fd < 0:
+        shielded(_start)  # there it is started once, and neither handlers nor locks of the program are in the way
+    return _fd >= 0 or _is_opening
+
+
+def _start():
+    global _beginning, _fd, _has_begun, _is_opening
+    if _fd >= 0 or _is_opening:  # a finalizer, run by the collector of garbage, may ask for it meanwhile
+        return
+    _is_opening = True
     try:
-        start_thread(_work, (fd, beginning), _STACK_BYTES, "rtloop-signals")
-    except RuntimeError:
-        _has_begun = True
-        os.close(fd)
-        return False
-    _fd = fd
-    return True
+        beginning = _thread.allocate_lock()
+        beginning.acquire()
+        fd = rt_ending_open()
+        if fd < 0:
+            return
+        _has_begun = False
+        try:
+            start_thread(_work, (fd, beginning), _STACK_BYTES, "rtloop-signals")
+        except RuntimeError:
+            _has_begun = True
+            os.close(fd)
+            return
+        _beginning, _fd = beginning, fd
+    finally:
+        _is_opening = False
 
 
 def _work(fd, beginning):
@@ -336,7 +301,8 @@ def _work(fd, beginning):
         with nogil:
             number = rt_ending_wait(descriptor)
         if number:
-            _arm_again(number)
+            # Handled again, after the program has given it its default action, or Python's own handler.
+            rt_ending_ask_again(number, number == _SIGINT and _has_pythons())
             continue
         os.read(fd, 8)
         came = _pending()
@@ -367,28 +333,18 @@ def _end(number):
         rt_ending_take_course(number)
     # Python's own handler of SIGINT raises KeyboardInterrupt on the main thread.
     exit_hooks.go_on()
-    with _lock:
-        rt_ending_disarm(number)
-        rt_ending_forget(number)
-        with suppress(ProcessLookupError, ValueError):  # the main thread has ended
-            signal.pthread_kill(threading.main_thread().ident, number)
-        # rt_ending_wait arms it again, later: this handler would take the signal that was just sent.
+    rt_ending_pass_on(number, threading.main_thread().ident)
     rt_ending_take(False)
     _taken = 0
 
 
 def _reset_after_fork():
-    global _beginning, _fd, _has_begun, _lock, _taken
-    _lock = threading.RLock()
-    for number in _depths:
-        rt_ending_disarm(number)
-    _depths.clear()
-    _asked.clear()
+    global _beginning, _fd, _has_begun, _is_opening, _taken
     _runs.clear()
     if _fd >= 0:
         with suppress(OSError):
             os.close(_fd)
-    _fd, _taken, _beginning, _has_begun = -1, 0, None, True
+    _fd, _taken, _beginning, _has_begun, _is_opening = -1, 0, None, True, False
     rt_ending_take(False)
     rt_ending_clear()
 

@@ -9,6 +9,8 @@ from cpython.exc cimport PyErr_CheckSignals
 
 from rtloop._os cimport PR_SET_NAME, prctl
 
+from rtloop._python cimport PyObject_Call, PyThread_get_stacksize, PyThread_set_stacksize
+
 import _thread
 import atexit
 import functools
@@ -35,8 +37,6 @@ _LOCK_S = 0.001
 # Longest wait at the end of the interpreter for threads that were started here.
 _REST_S = 1.0
 
-# Held while a thread is started. No Python code runs meanwhile, so no signal handler either.
-_starting = _thread.allocate_lock()
 _jobs = None
 _pid = 0
 _ident = 0
@@ -115,26 +115,35 @@ def _start():
     if _pid == os.getpid():
         return _jobs
     global _jobs, _pid
+    jobs = queue.SimpleQueue()
+    call = _prepare(_keep, (jobs,), "rtloop-keeper")
     with _starting:
-        if _pid == os.getpid():  # another thread has just started it
+        if _pid == os.getpid():  # another thread has just started it, or a finalizer
             return _jobs
-        jobs = queue.SimpleQueue()
         try:
             # Not threading.Thread, whose Python code a signal handler could interrupt before the queue is stored.
-            _start_thread(_keep, (jobs,), _STACK_BYTES, "rtloop-keeper")
+            _start_thread(call, _STACK_BYTES)
         except RuntimeError:
             return None  # the interpreter is about to end
         _jobs, _pid = jobs, os.getpid()
         return jobs
 
 
-def _start_thread(function, arguments, stack_bytes, name):
+def _prepare(function, arguments, name):
+    """Return the arguments of start_new_thread, so that nothing is left to allocate when it is called."""
+    return _begin, (function, arguments, name.encode())
+
+
+cdef _start_thread(tuple call, size_t stack_bytes):
     # The size is that of all threads that this process starts: two that changed it at once would leave a wrong one.
-    former = _thread.stack_size(stack_bytes)
+    # No Python code runs in between, unless the program has an audit hook: not even a collection of garbage does.
+    cdef size_t former = PyThread_get_stacksize()
+    if PyThread_set_stacksize(stack_bytes):
+        raise ValueError(f"no stack of {stack_bytes} bytes is possible")
     try:
-        _thread.start_new_thread(_begin, (function, arguments, name.encode()))
+        PyObject_Call(_thread.start_new_thread, call, NULL)
     finally:
-        _thread.stack_size(former)
+        PyThread_set_stacksize(former)
 
 
 def _begin(function, arguments, name):
@@ -177,8 +186,9 @@ def start_thread(function, arguments, stack_bytes, name):
     RuntimeError
         If no thread can be created.
     """
+    call = _prepare(function, arguments, name)
     with _starting:
-        _start_thread(function, arguments, stack_bytes, name)
+        _start_thread(call, stack_bytes)
 
 
 def give_up_policy():
@@ -209,7 +219,7 @@ def _reset_after_fork():
     _is_busy = False
     _numbers.clear()
     _waiting[:] = [ident for ident in _waiting if ident == _thread.get_ident()]
-    _starting = _thread.allocate_lock()  # another thread may have held it
+    _starting = ShieldedLock()  # another thread may have held it
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)
@@ -288,6 +298,10 @@ cdef class ShieldedLock:
 
     def __exit__(self, kind, value, traceback):
         self.release()
+
+
+# Held while a thread is started.
+_starting = ShieldedLock()
 
 
 def shielded(function, patience_s=None):

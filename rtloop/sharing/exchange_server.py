@@ -131,21 +131,28 @@ class _Server:
 
     def __init__(self) -> None:
         self.listeners: dict[int, SocketListener] = {}
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._epoll: select.epoll | None = None
+        self._has_thread = False
 
     def add(self, listener: SocketListener) -> None:
         with self._starting:
-            if self._epoll is None:
-                epoll = select.epoll()
-                try:
-                    start_helper(_serve, (epoll, self.listeners), "the thread of shared exchanges")
-                except SetupError:
-                    epoll.close()
-                    raise
-                self._epoll = epoll
+            epoll = self._start()
         self.listeners[listener.fileno()] = listener
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        epoll.register(listener.fileno(), select.EPOLLIN)
+
+    def _start(self) -> select.epoll:
+        """Start the thread if there is none. A signal handler may come anywhere, and add a listener of its own."""
+        epoll = self._epoll or select.epoll()
+        self._epoll = epoll = self._epoll or epoll
+        if not self._has_thread:
+            try:
+                self._has_thread = True  # first, so that a handler leaves it to this call
+                start_helper(_serve, (epoll, self.listeners), "the thread of shared exchanges")
+            except BaseException:
+                self._has_thread = False
+                raise
+        return epoll
 
     def remove(self, listener: SocketListener) -> None:
         self.listeners.pop(listener.fileno(), None)

@@ -2,6 +2,9 @@
  *
  * All its state is static, so one module of a process includes it. The functions may be called by any thread but a
  * running loop's; the handler runs on whichever thread the kernel chooses.
+ *
+ * Several may ask for a signal at once. What they have asked for is here and not in objects of Python, because Python
+ * code can be interrupted, by a handler of Python or a finalizer, while it holds a lock that another thread needs.
  */
 #ifndef RTLOOP_ENDING_SIGNALS_H
 #define RTLOOP_ENDING_SIGNALS_H
@@ -9,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -40,6 +44,17 @@ static __attribute__((unused)) uint32_t rt_ending_handlers; /* that are at work 
 static __attribute__((unused)) int rt_ending_taken;         /* whether the thread has begun to end everything */
 static __attribute__((unused)) uint64_t rt_ending_wanted;   /* signals to be handled, number n as bit n - 1 */
 static __attribute__((unused)) int rt_ending_wants_pythons; /* whether SIGINT is, if it has Python's own handler */
+
+/* Somebody who asks for signals to be handled, from rt_ending_ask to rt_ending_withdraw. Number n is bit n - 1. */
+typedef struct rt_ending_asker {
+  uint64_t asked, armed;
+  int takes_pythons; /* whether SIGINT as well, if it has Python's own handler */
+  struct rt_ending_asker *next;
+} rt_ending_asker_t;
+
+static __attribute__((unused)) pthread_mutex_t rt_ending_mutex = PTHREAD_MUTEX_INITIALIZER; /* of these two */
+static __attribute__((unused)) rt_ending_asker_t *rt_ending_askers;
+static __attribute__((unused)) uint32_t rt_ending_depths[RT_ENDING_SIGNALS]; /* askers for whom a signal is armed */
 
 /* Set the flags of all loops. The handler; O(RT_ENDING_FLAGS); never fails; no system call. */
 static inline void rt_ending_set_flags(void) {
@@ -202,6 +217,77 @@ static inline void rt_ending_disarm(int number) {
   rt_ending_has_timer[number] = 0;
 }
 
+/* Arm a signal for one more asker, unless it is to be left alone. With the mutex held. */
+static inline void rt_ending_raise(rt_ending_asker_t *asker, int number, int is_pythons) {
+  if (is_pythons && !asker->takes_pythons) return;
+  const int is_replaced = is_pythons && rt_ending_depths[number] && !rt_ending_is_armed(number);
+  if (is_replaced) rt_ending_disarm(number); /* its timer */
+  if ((is_replaced || !rt_ending_depths[number]) && !rt_ending_arm(number, is_pythons)) return;
+  rt_ending_depths[number]++;
+  asker->armed |= (uint64_t)1 << (number - 1);
+}
+
+/* Have rt_ending_wait look for what anybody asks for. With the mutex held. */
+static inline void rt_ending_want_all(void) {
+  uint64_t wanted = 0;
+  int wants_pythons = 0;
+  for (const rt_ending_asker_t *one = rt_ending_askers; one; one = one->next) {
+    wanted |= one->asked;
+    wants_pythons |= one->takes_pythons && one->asked >> (SIGINT - 1) & 1;
+  }
+  rt_ending_want(wanted, wants_pythons);
+}
+
+/* Make loops end before the signals of an asker end the process. A signal that has a handler or is ignored is left
+ * alone until it has its default action again. `is_pythons` tells whether the handler of SIGINT is Python's own. The
+ * asker stays where it is until rt_ending_withdraw. Three system calls for each signal that nobody else asks for. */
+static inline void rt_ending_ask(rt_ending_asker_t *asker, int is_pythons) {
+  pthread_mutex_lock(&rt_ending_mutex);
+  asker->armed = 0;
+  asker->next = rt_ending_askers;
+  rt_ending_askers = asker;
+  for (int number = 1; number < RT_ENDING_SIGNALS; number++) {
+    if (asker->asked >> (number - 1) & 1) rt_ending_raise(asker, number, is_pythons && number == SIGINT);
+  }
+  rt_ending_want_all();
+  pthread_mutex_unlock(&rt_ending_mutex);
+}
+
+/* Handle a signal that the program has given its default action, or Python's own handler, while others ask for it. */
+static inline void rt_ending_ask_again(int number, int is_pythons) {
+  const uint64_t bit = (uint64_t)1 << (number - 1);
+  pthread_mutex_lock(&rt_ending_mutex);
+  int is_asked = 0;
+  for (const rt_ending_asker_t *one = rt_ending_askers; one; one = one->next) {
+    is_asked |= one->asked & bit && (one->takes_pythons || !is_pythons);
+  }
+  if (is_asked && !rt_ending_is_armed(number) && (is_pythons || rt_ending_is_default(number))) {
+    rt_ending_disarm(number); /* its timer */
+    const int is_armed = rt_ending_arm(number, is_pythons);
+    for (rt_ending_asker_t *one = rt_ending_askers; one && is_armed; one = one->next) {
+      if (!(one->asked & bit) || one->armed & bit || (is_pythons && !one->takes_pythons)) continue;
+      one->armed |= bit;
+      rt_ending_depths[number]++;
+    }
+  }
+  pthread_mutex_unlock(&rt_ending_mutex);
+}
+
+/* Undo rt_ending_ask; a second call does nothing, nor does one in a forked child. */
+static inline void rt_ending_withdraw(rt_ending_asker_t *asker) {
+  pthread_mutex_lock(&rt_ending_mutex);
+  rt_ending_asker_t **place = &rt_ending_askers;
+  while (*place && *place != asker) place = &(*place)->next;
+  if (*place) {
+    *place = asker->next;
+    rt_ending_want_all();
+    for (int number = 1; number < RT_ENDING_SIGNALS; number++) {
+      if ((asker->armed >> (number - 1) & 1) && --rt_ending_depths[number] == 0) rt_ending_disarm(number);
+    }
+  }
+  pthread_mutex_unlock(&rt_ending_mutex);
+}
+
 /* Return how many signals of a number have come since it was armed or forgotten. */
 static inline uint32_t rt_ending_count(int number) {
   return __atomic_load_n(&rt_ending_counts[number], __ATOMIC_ACQUIRE);
@@ -209,6 +295,15 @@ static inline uint32_t rt_ending_count(int number) {
 
 /* Count the signals of a number from zero. */
 static inline void rt_ending_forget(int number) { __atomic_store_n(&rt_ending_counts[number], 0, __ATOMIC_RELEASE); }
+
+/* Send a signal to a thread with the action that it had before; rt_ending_wait has it armed again later. */
+static inline void rt_ending_pass_on(int number, pthread_t thread) {
+  pthread_mutex_lock(&rt_ending_mutex); /* an asker would have it armed again before it is sent */
+  rt_ending_disarm(number);
+  rt_ending_forget(number);
+  (void)pthread_kill(thread, number); /* the thread may have ended */
+  pthread_mutex_unlock(&rt_ending_mutex);
+}
 
 /* Die of a signal, by its default action or else by its exit status. Does not return. */
 static inline void rt_ending_take_course(int number) {
@@ -226,6 +321,13 @@ static inline void rt_ending_take(int is_taken) { __atomic_store_n(&rt_ending_ta
 
 /* Forget everything in a forked child: the loops, the signals and the handlers at work are all its parent's. */
 static inline void rt_ending_clear(void) {
+  static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER; /* another thread may have held the other */
+  rt_ending_mutex = fresh;
+  rt_ending_askers = NULL;
+  for (int number = 1; number < RT_ENDING_SIGNALS; number++) {
+    if (rt_ending_depths[number]) rt_ending_disarm(number);
+  }
+  memset(rt_ending_depths, 0, sizeof rt_ending_depths);
   memset(rt_ending_flags, 0, sizeof rt_ending_flags);
   memset(rt_ending_counts, 0, sizeof rt_ending_counts);
   rt_ending_handlers = 0;
