@@ -52,7 +52,7 @@ def test_a_finalizer_may_stop_a_loop_at_any_collection_of_garbage(script: Script
     def operate():
         {operation}
     operate()
-    for wanted in range(1, 50):
+    for wanted in range(1, 80):
         loop.start()
         gc.collect()
         gc.callbacks.append(collect)
