@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -72,6 +74,32 @@ def test_a_collection_during_which_the_watch_begins_is_not_missed() -> None:
     gc.collect()
     gc.callbacks.remove(begin)
     assert gc_watch.collector_facts()["gc_missed"] == missed
+
+
+def test_a_signal_handlers_exception_is_not_lost_in_a_collection(
+    script: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = script("""
+        import gc, signal
+        from rtloop.telemetry import gc_watch
+        def handler(number, frame):
+            raise InterruptedError
+        signal.signal(signal.SIGALRM, handler)
+        gc_watch.watch_collector()
+        gc.disable()
+        graph = [[] for _ in range(1_000_000)]
+        raised = 0
+        for _ in range(10):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+                gc.collect()
+                while signal.getitimer(signal.ITIMER_REAL)[0]:
+                    pass
+            except InterruptedError:
+                raised += 1
+        print(raised, gc_watch.collector_facts()["gc_collections"])
+    """)  # fmt: skip
+    assert done.stdout == "10 10\n", done.stdout + done.stderr
 
 
 def test_a_simulated_run_tells_nothing_of_the_collector() -> None:

@@ -1,0 +1,1 @@
+"""Empty: other modules cimport nothing from this one."""
