@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError
+from rtloop.linter.field_types import find_mistyped
 from rtloop.linter.generated import generate
 from rtloop.linter.names import KINDS
 from rtloop.linter.reach import Code, walk
@@ -155,7 +156,7 @@ def examine(
             raise ConfigError(f"functions: there is no C function {name!r} in {source}; give a name, or Class.name")
     found = walk(code, wanted)
     book = _Book(source, generated.folders, set(allowed))
-    findings, accepted = book.sort([book.finding(one) for one in found.findings])
+    findings, accepted = book.sort([book.finding(one) for one in (*found.findings, *find_mistyped(code))])
     unseen, vouched = book.sort([book.unseen(one) for one in found.unseen])
     main = book.open(source)
     wrong = [book.bad_allow(one.line) for one in main.allows if not one.reason] if found.functions else []

@@ -80,6 +80,11 @@ KINDS = {
         "enters the kernel, for an unbounded time",
         "do it in setup, in enter, or in another thread",
     ),
+    "field-type": Kind(
+        "declares a field with a type that it does not have: rtloop reads a wrong number, and setting a parameter may "
+        "overwrite the next field",
+        'give the type of the field: "f4" for a float, "i4" for an int or a bint, "i8" for an int64_t',
+    ),
     "bad-allow": Kind(
         "an accepted finding needs a name and a reason",
         "write `# rtloop: allow NAME: reason`; NAME is a kind of finding or the function that is called",

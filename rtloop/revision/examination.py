@@ -132,7 +132,7 @@ class Examination:
         """Raise Rejected if there are findings. Called with the module's file before it is loaded."""
         self.finish(module)
         if self.result is not None and self.result.findings:
-            raise Rejected("lint", f"rtloop lint finds code that may delay the loop:\n{self.result.findings}")
+            raise Rejected("lint", f"rtloop lint finds code that must not run in a loop:\n{self.result.findings}")
 
     def finish(self, module: Path) -> None:
         """Wait for the result, or find it beside the module."""

@@ -130,7 +130,7 @@ class Watch:
     def _follow(self) -> None:
         _be_ordinary(self._loop.settings.cpu)
         if self._findings:
-            text = f"rtloop lint finds code that may delay the loop; a save with it is rejected:\n{self._findings}"
+            text = f"rtloop lint finds code that must not run in a loop; a save with it is rejected:\n{self._findings}"
             self._tell(Event("note", text, {}))
         with suppress(OSError, RtloopError):  # Cython is then started for each save
             self._cython = CythonProcess()
