@@ -193,9 +193,9 @@ cdef class Bus(RTLoop):
         self.lead = period_ns // 2 if lead is None else lead
         self.timing.period, self.timing.sync0 = period_ns, sync0
         self.log, self.outages = Ring(ROW, 65536), Ring(OUTAGE, 4096)
-        self.signal("wkc", &self.wkc)
-        self.signal("dc_error", &self.error).unit("ns")
-        self.signal("operational", &self.is_operational)
+        self.signal("wkc", &self.wkc, "i4")
+        self.signal("dc_error", &self.error, "i8").unit("ns")
+        self.signal("operational", &self.is_operational, "i4")
 
     # --- Python: the configuration, and the changes of state, which are slow. ---
 

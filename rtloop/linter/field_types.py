@@ -8,6 +8,7 @@ generates shows the types of both.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,7 +30,6 @@ _ADDRESS = 2
 _METHODS = ("parameter", "signal")
 _VTABLE = re.compile(r"__pyx_vtabstruct_(\w+)$")
 _LITERAL = re.compile(r"__pyx_(?:n|kp)_[us]_(\w+)$")
-_OWNER = re.compile(r"__pyx_p[fw]_")
 _MEMBER = re.compile(r"^(?:struct |union |enum )?([\w ]+?) +(\w+)(?:\[[^\]]*\])*$")
 _C_TYPES = {
     "float": "f4", "double": "f8", "char": "i1", "signed char": "i1", "unsigned char": "u1", "short": "i2",
@@ -58,9 +58,16 @@ def find_mistyped(code: Code) -> list[Found]:
     for function in code.main.functions.values():
         for declaration, kind in _declarations(function):
             if code.is_loop(declaration.owner) and _is_mistyped(declaration, kind, layouts):
-                chain = (code.show(_OWNER.sub("__pyx_f_", function.name)),)
-                found.append(Found("field-type", declaration.place, chain[0], chain, [declaration.method]))
+                method = _show_method(code, function.name, declaration.owner)
+                found.append(Found("field-type", declaration.place, method, (method,), [declaration.method]))
     return found
+
+
+def _show_method(code: Code, name: str, owner: str) -> str:
+    """Return the name of a method as its author wrote it: Motor.setup for __pyx_pf_4main_5Motor_2setup."""
+    cls = code.show(f"__pyx_vtable_{owner}")
+    python = re.match(rf"__pyx_p[fw]_\w*?{len(cls)}{cls}_\d*(\w+)$", name)
+    return f"{cls}.{python[1]}" if python else code.show(name)
 
 
 def _declarations(function: Function) -> Iterator[tuple[_Declaration, str]]:
@@ -76,11 +83,11 @@ def _declarations(function: Function) -> Iterator[tuple[_Declaration, str]]:
         owner = vtable[1] if vtable else owner
         follows = [one.text for one in body[index + 1 : index + 4]]
         if follows[:3] == [".", "dtype", "="] and index + 4 < len(body):
-            end = next(at for at in range(index + 4, len(body)) if body[at].text == ";")
+            end = next((at for at in range(index + 4, len(body)) if body[at].text == ";"), len(body))
             types[token.text] = body[end - 1].text
         elif token.text in _METHODS and follows[:1] == ["("] and body[index - 1].text in (".", "->") and place:
             arguments = _split(body[index + 2 : closing(body, index + 1)])
-            if len(arguments) < _ADDRESS + 2:
+            if len(arguments) < _ADDRESS + 2 or not arguments[-1]:
                 continue
             last = arguments[-1][-1].text
             literal = _LITERAL.match(types.get(last, ""))
@@ -124,7 +131,7 @@ def _field_type(declaration: _Declaration, layouts: Mapping[str, str]) -> str:
     if path[:2] != ["__pyx_v_self", "->"]:
         return ""
     kind = f"__pyx_obj_{declaration.owner}"
-    for before, word in zip(path, path[1:], strict=False):
+    for before, word in pairwise(path):
         if before in (".", "->"):
             kind = _member(layouts.get(kind, ""), word)
     return kind
