@@ -150,7 +150,7 @@ class Figures:
         for name, kind in PAIRS.items():
             object.__setattr__(self, name, kind(*getattr(self, name)))
         for name in ("guard", "settings", "host"):
-            object.__setattr__(self, name, dict(getattr(self, name)))
+            object.__setattr__(self, name, _ReadOnly.copy_of(getattr(self, name)))
         for name in ("clock_step_sizes", "clock_step_cycles"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.parameter_changes is not None:
@@ -266,6 +266,24 @@ class Figures:
         return self.to_dict() == other.to_dict() and bool(np.array_equal(self.records, other.records))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class _ReadOnly(dict[str, Any]):
+    """A dict that cannot be changed, nor the dicts in it; a copy of it can. Its lists are the caller's."""
+
+    @classmethod
+    def copy_of(cls, values: Mapping[str, Any]) -> _ReadOnly:
+        if type(values) is cls:
+            return values
+        return cls({name: cls.copy_of(item) if isinstance(item, dict) else item for name, item in values.items()})
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("statistics cannot be changed; change a copy, as of dict(stats.settings)")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ReadOnly, (dict(self),)
 
 
 def _plain(value: Any) -> Any:

@@ -195,14 +195,14 @@ def test_trace_has_every_release_as_it_was_planned() -> None:
 
 
 def test_the_loops_of_a_group_are_on_one_time_line_though_their_records_do_not_meet() -> None:
-    runs = [Run("arm", make()), Run("leg", make("leg", begin=EPOCH + 10**12))]
-    for run in runs:
-        run.stats.settings.update(group="robot", origin_ns=EPOCH)
-    text = to_trace(runs)
+    def of_group(stats: Stats, origin_ns: int = EPOCH) -> Stats:
+        return replace(stats, settings={**stats.settings, "group": "robot", "origin_ns": origin_ns})
+
+    arm, leg = make(), make("leg", begin=EPOCH + 10**12)
+    text = to_trace([Run("arm", of_group(arm)), Run("leg", of_group(leg))])
     assert [events(text, "i", pid=pid, name="release")[0]["ts"] for pid in (1, 2)] == [0, 10**9]
     assert [e["args"]["name"] for e in events(text, "M", name="process_name")] == ["robot/arm", "robot/leg"]
-    runs[1].stats.settings["origin_ns"] = EPOCH + 1
-    text = to_trace(runs)
+    text = to_trace([Run("arm", of_group(arm)), Run("leg", of_group(leg, EPOCH + 1))])
     assert [events(text, "i", pid=pid, name="release")[0]["ts"] for pid in (1, 2)] == [0, 0], "another run of the group"
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,27 @@ def test_it_cannot_be_changed(stats: Stats) -> None:
         stats.records["start"][0] = 1
     assert stats.page_faults == (3, 0) and stats.page_faults.minor == 3
     assert stats.stack.high_water == 6000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda stats: stats.settings.update(period_ns=1),
+        lambda stats: stats.host.clear(),
+        lambda stats: stats.guard.pop("cycles", None),
+        lambda stats: stats.settings["simulation"].setdefault("x", 1),
+        lambda stats: stats.settings.__ior__({"x": 1}),
+    ],
+    ids=["update", "clear", "pop", "nested", "or"],
+)
+def test_nor_can_its_dicts(change: Callable[[Stats], object], ordinary: dict[str, Any]) -> None:
+    stats = RTLoop("1ms", **ordinary).simulate(cycles=3)
+    for one in (stats, copy.deepcopy(stats), pickle.loads(pickle.dumps(stats))):
+        with pytest.raises(TypeError, match="change a copy"):
+            change(one)
+        assert one == stats and json.loads(json.dumps(one.settings)) == stats.to_dict()["settings"]
+    free = dict(stats.settings) | {"x": 1}
+    free["x"] = 2
 
 
 def test_a_copy_is_equal_and_cannot_be_changed_either(stats: Stats) -> None:
