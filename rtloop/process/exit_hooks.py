@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -177,6 +178,16 @@ def _reset_after_fork() -> None:
     _turn, _holder, _cause = threading.Lock(), 0, ""
 
 
+def _end() -> None:
+    """Make all calls at the exit of the program.
+
+    On the keeper's thread, so that exceptions of signal handlers on the main thread wait until everything has ended.
+    A KeyboardInterrupt has nothing to end by then, and Python would print its traceback.
+    """
+    with suppress(KeyboardInterrupt):
+        shielded(partial(make_calls, ""))
+
+
 def _follow_multiprocessing() -> None:
     """Make the exit calls at the end of the children of `multiprocessing`, this process and later ones, if it is used.
 
@@ -204,5 +215,4 @@ def _make_exit_calls() -> None:
 _follow_multiprocessing()
 os.register_at_fork(before=_follow_multiprocessing, after_in_child=_reset_after_fork)
 look_with(_look)
-# On the keeper's thread, so that exceptions of signal handlers on the main thread wait until everything has ended.
-at_exit(partial(shielded, partial(make_calls, "")))
+at_exit(_end)

@@ -49,6 +49,16 @@ def test_loops_end_with_the_main_thread_though_other_threads_go_on(script: Scrip
     assert left_once(done)
 
 
+def test_interrupts_while_the_program_ends_leave_no_traceback_of_rtloop(script: Script) -> None:
+    done = run(script, """
+    loop = make(leave_ns=800_000_000); loop.start()
+    send(signal.SIGINT, signal.SIGINT, signal.SIGINT)
+    time.sleep(20)
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGINT and left_once(done), done.stderr
+    assert done.stderr.count("Traceback") == 1 and "ignored" not in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("waits", ["run", "with"])
 def test_a_loop_in_a_pool_of_threads_ends_with_the_main_thread(script: Script, waits: str) -> None:
     # Python waits for the workers of concurrent.futures before the main thread counts as ended.
