@@ -20,6 +20,7 @@ from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.trace_text import first_time, last_time, parse
 from rtloop.culprit.tracefs import TraceInstance
 from rtloop.process.helper_thread import HelperThread
+from rtloop.process.signal_shield import ShieldedLock
 from rtloop.settings import CLOCKS
 from rtloop.stats.explanation import Explanation
 from rtloop.telemetry.gc_watch import recent_collections
@@ -194,7 +195,7 @@ class RunTracer:
             self.missing = [*tails[0].instance.missing, *tails[1].instance.missing]
             self._is_over = _thread.allocate_lock()  # held until the tracer is stopped
             self._is_over.acquire()
-            self._lock = threading.Lock()
+            self._lock = ShieldedLock()
             try:
                 self._thread = HelperThread(self._watch, "rtloop-explain", _STACK_BYTES)
             except RuntimeError as error:

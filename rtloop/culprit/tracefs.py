@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 import weakref
 from contextlib import suppress
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rtloop.errors import RtloopError
+from rtloop.process.nap import nap
+from rtloop.process.signal_shield import ShieldedLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,7 +94,7 @@ class TraceInstance:
     """
 
     _open: ClassVar[weakref.WeakSet[TraceInstance]] = weakref.WeakSet()
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _lock: ClassVar[ShieldedLock] = ShieldedLock()
 
     def __init__(
         self, name: str, events: Mapping[str, str], cpus: Iterable[int] | None, size_kb: int, *, is_read: bool = True
@@ -175,7 +176,7 @@ class TraceInstance:
                 self._folder.rmdir()
             except OSError as error:
                 if error.errno == errno.EBUSY and time.monotonic() < until:
-                    threading.Event().wait(0.002)
+                    nap(0.002)
                     continue
             break
         self._open.discard(self)
@@ -188,7 +189,7 @@ class TraceInstance:
             if fd >= 0:
                 os.close(fd)
         cls._open.clear()
-        cls._lock = threading.Lock()
+        cls._lock = ShieldedLock()
 
 
 def _mask(cpus: Iterable[int]) -> str:

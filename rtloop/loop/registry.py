@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import warnings
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Protocol
 from rtloop.errors import RTSetupWarning, StateError, StopTimeoutError
 from rtloop.guard.preload import refuse_while
 from rtloop.process.exit_hooks import LOOPS, at_end, ending
+from rtloop.process.helper_thread import call_aside
 from rtloop.process.signal_shield import look_with
 
 __all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "leave", "loops", "reap_finished", "report_error", "simulations"]
@@ -93,8 +95,18 @@ def _is_any_left() -> bool:
 
 
 def report_error(error: BaseException) -> None:
-    """Report an exception that has no caller to catch it, if stderr can still be written to."""
+    """Report an exception that has no caller to catch it, if stderr can still be written to.
+
+    A thread that a signal handler may wait for does not wait for stderr, whose lock an interrupted print() may hold.
+    """
     text = f"rtloop: {error}\n" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}\n"
+    if threading.get_ident() == threading.main_thread().ident:
+        _write(text)
+    else:
+        call_aside(_write, text)
+
+
+def _write(text: str) -> None:
     with suppress(OSError, ValueError, AttributeError):  # of a closed terminal or file, or None
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -22,7 +22,6 @@ from rtloop.headers.ending_signals cimport (
 )
 
 import _signal
-import _thread
 import os
 import signal
 import sys
@@ -33,6 +32,7 @@ from contextlib import suppress
 from rtloop.errors import ConfigError
 from rtloop.process import exit_hooks
 from rtloop.process.nap import nap
+from rtloop.process.occasion import Occasion
 from rtloop.process.signal_shield import block_signals, give_up_policy, shielded, start_thread
 from rtloop.units import as_index, format_duration, show
 
@@ -53,8 +53,7 @@ _NAP_S = 0.01
 _runs = {}  # of each loop that runs, by the address of its flag: its thread and the signals armed for it
 _fd = -1
 _is_opening = False
-_beginning = None  # a lock that the thread holds until it is about to sleep
-_has_begun = False
+_beginning = None  # an Occasion, once the thread is about to sleep
 _has_reported = False
 _taken = 0  # the signal that is ending the process now
 
@@ -182,9 +181,8 @@ def _await(beginning):
     A thread that is still beginning competes for the GIL, and Python lets its main thread wait for that just before a
     blocking call, where it no longer sees a signal that comes: its handler would run after the call.
     """
-    while beginning is not None and not _has_begun and beginning is _beginning:  # another one after a fork
-        if beginning.acquire(timeout=_NAP_S):  # a handler may run here, and wait as well
-            beginning.release()
+    while beginning is not None and beginning is _beginning and not beginning.wait(_NAP_S):
+        pass  # until it sleeps, or there is another one after a fork
 
 
 def _has_pythons():
@@ -266,21 +264,18 @@ def _has_thread():
 
 
 def _start():
-    global _beginning, _fd, _has_begun, _is_opening
+    global _beginning, _fd, _is_opening
     if _fd >= 0 or _is_opening:  # a finalizer, run by the collector of garbage, may ask for it meanwhile
         return
     _is_opening = True
     try:
-        beginning = _thread.allocate_lock()
-        beginning.acquire()
+        beginning = Occasion()
         fd = rt_ending_open()
         if fd < 0:
             return
-        _has_begun = False
         try:
             start_thread(_work, (fd, beginning), _STACK_BYTES, "rtloop-signals")
         except RuntimeError:
-            _has_begun = True
             os.close(fd)
             return
         _beginning, _fd = beginning, fd
@@ -289,13 +284,11 @@ def _start():
 
 
 def _work(fd, beginning):
-    global _has_begun
     try:
         give_up_policy()
         block_signals()
     finally:
-        _has_begun = True
-        beginning.release()
+        beginning.set()
     cdef int descriptor = fd, number
     while True:
         with nogil:
@@ -339,12 +332,12 @@ def _end(number):
 
 
 def _reset_after_fork():
-    global _beginning, _fd, _has_begun, _is_opening, _taken
+    global _beginning, _fd, _is_opening, _taken
     _runs.clear()
     if _fd >= 0:
         with suppress(OSError):
             os.close(_fd)
-    _fd, _taken, _beginning, _has_begun, _is_opening = -1, 0, None, True, False
+    _fd, _taken, _beginning, _is_opening = -1, 0, None, False
     rt_ending_take(False)
     rt_ending_clear()
 

@@ -6,13 +6,18 @@ import _thread
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
-from rtloop.process.signal_shield import block_signals, start_thread
+from rtloop.process.occasion import Occasion
+from rtloop.process.signal_shield import block_signals, is_keeper, start_thread, waits_for_keeper
 
-__all__ = ["HelperThread"]
+__all__ = ["HelperThread", "call_aside"]
 
 #: Interval at which a waiting thread looks at the flag.
 _SLICE_S = 0.05
+#: Longest wait for a call of the program's own code.
+_PATIENCE_S = 1.0
+_STACK_BYTES = 1 << 20
 
 
 class HelperThread:
@@ -38,10 +43,7 @@ class HelperThread:
     """
 
     def __init__(self, function: Callable[[], object], name: str, stack_bytes: int) -> None:
-        self._pid, self._has_ended = os.getpid(), False
-        self._ident = 0
-        self._end = _thread.allocate_lock()
-        self._end.acquire()
+        self._pid, self._ident, self._end = os.getpid(), 0, Occasion()
         start_thread(self._work, (function,), stack_bytes, name)
 
     def _work(self, function: Callable[[], object]) -> None:
@@ -50,8 +52,7 @@ class HelperThread:
             block_signals()
             function()
         finally:
-            self._has_ended = True
-            self._end.release()
+            self._end.set()
 
     @property
     def is_current(self) -> bool:
@@ -59,13 +60,43 @@ class HelperThread:
         return self._ident == _thread.get_ident() and self._pid == os.getpid()
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end of the function. Returns True if it has ended, and always in a forked child."""
+        """Wait for the end of the function. Returns True if it has ended, and always in a forked child.
+
+        The keeper does not wait for a function that waits for the keeper: any function may, in a finalizer that the
+        collector of garbage runs on its thread.
+        """
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._has_ended and self._pid == os.getpid():
+        while not self._end.is_set() and self._pid == os.getpid():
             left = _SLICE_S if until is None else min(_SLICE_S, until - time.monotonic())
-            if left <= 0:
+            if left <= 0 or (is_keeper() and waits_for_keeper(self._ident)):
                 return False
-            # Not without a limit: whoever holds the lock for a moment may be interrupted by a signal handler.
-            if self._end.acquire(timeout=left):
-                self._end.release()
+            self._end.wait(left)
         return True
+
+
+def call_aside(function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function of the program on another thread, and wait for it up to a second.
+
+    It may need a lock that a thread holds whose signal handler waits for the caller.
+
+    Raises
+    ------
+    BaseException
+        That of the function, if it has ended in that time.
+    """
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function(*arguments)
+        except BaseException as error:
+            raised.append(error)
+
+    try:
+        thread = HelperThread(call, "rtloop-aside", _STACK_BYTES)
+    except RuntimeError:  # the interpreter is about to end, and runs no handlers
+        call()
+    else:
+        thread.join(_PATIENCE_S)
+    if raised:
+        raise raised[0]

@@ -250,6 +250,11 @@ def is_keeper():
     return _is_keeper()
 
 
+def waits_for_keeper(ident):
+    """Return True if the thread with this number, of the module _thread, waits for the keeper."""
+    return ident in _waiting
+
+
 cdef class ShieldedLock:
     """ShieldedLock()\n--\n
     Reentrant lock of what the keeper and the program's threads share.

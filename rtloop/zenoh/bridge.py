@@ -16,6 +16,7 @@ from rtloop.data.record_clock import read_clocks
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.signals import Signals
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
+from rtloop.process.occasion import Occasion
 from rtloop.process.signal_shield import become_ordinary
 from rtloop.system.host import uname
 from rtloop.units import parse_duration, parse_period
@@ -196,7 +197,7 @@ class Bridge:
         self._own: dict[str, Any] = {}  # the loops' own signals that were processed, by the name of the loop
         self._session: Any = None
         self._fault: BaseException | None = None
-        self._is_open, self._wake, self._has_ended = threading.Event(), threading.Event(), threading.Event()
+        self._is_open, self._wake, self._has_ended = Occasion(), Occasion(), Occasion()
         self._is_closing = self._is_released = False
         self._thread = threading.Thread(target=self._work, name=f"rtloop-zenoh-{loop.name}", daemon=True)
         kept = {one.settings.clock for one in self._loops}

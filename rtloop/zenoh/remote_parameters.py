@@ -47,7 +47,7 @@ class RemoteParameterSet:
         self._used: Used | None = None
         self._sequence = -1
         self._bridge_id = ""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may read meanwhile
 
     def take(self, payload: bytes) -> None:
         """Take over a document, unless a newer one has already arrived.

@@ -101,7 +101,7 @@ class RemoteSignals:
         self._kept: deque[NDArray[Any]] = deque()
         self._first = self._end = 0  # numbers of the oldest kept sample, and of the next one
         self._next: tuple[Any, int, int] | None = None  # the bridge, its next number, and what it has dropped
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may read meanwhile
         self._own: RemoteReader | None = None
 
     def take(self, payload: bytes) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from rtloop.errors import BridgeError, ConfigError, RTSetupWarning
+from rtloop.process.occasion import Occasion
 
 __all__ = [
     "Handlers", "Links", "Opening", "check_expression", "check_key", "close_session", "engine", "is_patient",
@@ -147,7 +148,7 @@ def close_session(session: Any, timeout: float = _CLOSE_S) -> None:
     timeout : float
         Seconds.
     """
-    ended = threading.Event()
+    ended = Occasion()
 
     def close() -> None:
         try:
@@ -166,7 +167,7 @@ def close_session(session: Any, timeout: float = _CLOSE_S) -> None:
             closing.join(_GRACE_S)
 
 
-def wait_for_close(ended: threading.Event, timeout: float, begin_close: Callable[[], None] | None = None) -> None:
+def wait_for_close(ended: Occasion, timeout: float, begin_close: Callable[[], None] | None = None) -> None:
     """Begin to close a session, and wait until that has ended, or `timeout` seconds are over.
 
     The rest of a wait that Ctrl-C or the limit ends is not waited for: the peers are told, or learn of it when the

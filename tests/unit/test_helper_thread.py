@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from rtloop.loop import registry
 from rtloop.loop.outcome.run_warnings import warn_off_keeper
+from rtloop.process import helper_thread
 from rtloop.process.helper_thread import HelperThread
 from rtloop.process.interpreter import with_filters_of_caller
+from rtloop.process.occasion import Occasion
 from rtloop.process.python_threads import name_of_this_thread, python_threads
 from rtloop.process.signal_shield import shielded
 
@@ -67,6 +73,45 @@ def test_many_may_wait_for_it_and_a_forked_child_does_not_wait(worker: Worker) -
     for one in waiting:
         one.join(20)
     assert ended == [True] * 8
+
+
+def test_the_keeper_does_not_wait_for_a_function_that_waits_for_the_keeper() -> None:
+    """As a finalizer does that stops a loop, if the collector of garbage runs it on the thread."""
+    is_kept, done = threading.Event(), list[int]()
+
+    def work() -> None:
+        is_kept.wait(20)
+        done.append(shielded(lambda: 1))
+
+    thread = HelperThread(work, "rtloop-test", 1 << 18)
+
+    def join() -> bool:
+        is_kept.set()
+        return thread.join(20)
+
+    begin = time.monotonic()
+    assert not shielded(join) and time.monotonic() < begin + 10
+    assert thread.join(20) and done == [1]
+
+
+def test_the_keeper_reports_an_error_though_its_caller_holds_the_lock_of_stderr(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lock, written, shown = threading.Lock(), list[str](), threading.Event()
+
+    class Stream:
+        def write(self, text: str) -> None:
+            with lock:
+                written.append(text)
+
+        def flush(self) -> None:
+            shown.set()
+
+    monkeypatch.setattr(helper_thread, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(sys, "stderr", Stream())
+    with lock:  # as of a print() that a signal handler has interrupted
+        shielded(lambda: registry.report_error(ValueError("a file was lost")))
+    assert shown.wait(20) and written == ["rtloop: ValueError('a file was lost')\n"]
 
 
 def test_it_keeps_nothing_of_its_function_once_that_has_returned() -> None:
@@ -131,3 +176,43 @@ def test_a_thread_that_python_does_not_know_has_no_name_and_stays_unknown() -> N
     before = threading.active_count()
     assert HelperThread(lambda: names.append(name_of_this_thread()), "rtloop-test", 1 << 18).join(20)
     assert names == [""] and threading.active_count() == before
+
+
+def call_in(outer: Callable[[Occasion], object], inner: Callable[[Occasion], object], line: int) -> tuple[bool, bool]:
+    """Make the inner call at a line of the outer one; return whether it came to that, and whether it is set."""
+    one, seen = Occasion(), 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == line:
+            sys.settrace(None)
+            inner(one)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        outer(one)
+    finally:
+        sys.settrace(None)
+    is_set = one.is_set()
+    one.set()
+    assert one.wait() and one.wait(0)
+    return seen >= line, is_set
+
+
+CALLS: list[Callable[[Occasion], object]] = [Occasion.set, lambda one: one.wait(0.01), Occasion.is_set]
+
+
+@pytest.mark.parametrize("outer", CALLS, ids=["set", "wait", "is_set"])
+@pytest.mark.parametrize("inner", CALLS, ids=["set", "wait", "is_set"])
+def test_an_occasion_may_be_set_and_waited_for_in_the_middle_of_either(
+    outer: Callable[[Occasion], object], inner: Callable[[Occasion], object]
+) -> None:
+    """At every line, as by a signal handler; a call of an Event in the middle of another one would never return."""
+    line, is_reached = 0, True
+    while is_reached:
+        line += 1
+        is_reached, is_set = call_in(outer, inner, line)
+        assert is_set == (outer is Occasion.set or (inner is Occasion.set and is_reached))
+    assert line > 2

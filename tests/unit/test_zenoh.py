@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -772,6 +772,26 @@ def test_a_close_that_never_ends_is_left_with_a_message() -> None:
     with pytest.warns(RTSetupWarning, match=r"still closing after 0\.[1-9] s"):
         close_session(cut, timeout=0.1)
     cut.end.set()
+
+
+def test_a_signal_handler_may_close_a_bridge_in_the_middle_of_its_close(loop: PyLoop, here: dict[str, Any]) -> None:
+    """As a handler that interrupts the close while it wakes the bridge's thread."""
+    bridge, lines = Bridge(loop, config=here), list[int]()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_name == "set" and event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == 3:
+                sys.settrace(None)
+                bridge.close()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        bridge.close()
+    finally:
+        sys.settrace(None)
+    assert bridge.closed and len(lines) == 3
 
 
 def test_ctrl_c_while_a_bridge_closes_over_a_cut_link_releases_its_rings(

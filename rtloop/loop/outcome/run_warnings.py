@@ -7,7 +7,7 @@ from typing import Any
 
 from rtloop.errors import warn_of_setup
 from rtloop.loop.outcome.failure import describe
-from rtloop.process.helper_thread import HelperThread
+from rtloop.process.helper_thread import call_aside
 from rtloop.process.signal_shield import is_keeper
 from rtloop.settings import Settings
 from rtloop.stats.figures import Swap
@@ -23,9 +23,6 @@ __all__ = [
     "warn_tai",
 ]
 
-_STACK_BYTES = 1 << 20
-_PATIENCE_S = 1.0
-
 
 def warn_off_keeper(function: Callable[..., None], *arguments: Any) -> None:
     """Call a function that warns; if this is the keeper, on another thread, for which it waits up to a second.
@@ -33,20 +30,10 @@ def warn_off_keeper(function: Callable[..., None], *arguments: Any) -> None:
     What shows a warning is the program's: logging.captureWarnings(), a `showwarning`, the file sys.stderr. It may need
     a lock that a thread holds whose signal handler waits for the keeper.
     """
-    if not is_keeper():
+    if is_keeper():
+        call_aside(function, *arguments)
+    else:
         function(*arguments)
-        return
-    raised: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            function(*arguments)
-        except BaseException as error:  # the warning itself, if it is to be an error
-            raised.append(error)
-
-    HelperThread(call, "rtloop-warning", _STACK_BYTES).join(_PATIENCE_S)
-    if raised:
-        raise raised[0]
 
 
 def warn_tai(settings: Settings, offset_s: int) -> None:
