@@ -19,6 +19,7 @@ from rtloop.child.target import MainScript
 from rtloop.errors import ProcessDiedError, RtloopError, SetupError, StateError, StopTimeoutError
 from rtloop.loop import registry
 from rtloop.process import ending_signals
+from rtloop.process.environment import copy_environment
 from rtloop.process.exit_hooks import LOOPS, at_end, watch
 from rtloop.process.interpreter import python, search_path
 from rtloop.process.signal_shield import look_with, shielded
@@ -180,7 +181,7 @@ class ChildProcess:
             try:
                 self._process = subprocess.Popen(
                     [program, *flags, "-c", _CODE, str(number), *search_path()],
-                    env={**os.environ, **dict.fromkeys(_POOLS, "1")},
+                    env=copy_environment(**dict.fromkeys(_POOLS, "1")),
                     stdin=subprocess.DEVNULL,
                     pass_fds=(number, *files),
                 )

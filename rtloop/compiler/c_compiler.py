@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rtloop.compiler.cache import private_cache
 from rtloop.errors import BuildError
+from rtloop.process.environment import copy_environment
 from rtloop.system.fixes import compiler_fix, headers_fix
 
 if TYPE_CHECKING:
@@ -200,8 +201,7 @@ def ask_version(command: Sequence[str]) -> str:
     import subprocess  # here, because `rtloop run` of a compiled file has to be quick
 
     try:
-        # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
-        environment = {**os.environ} | cache_variables(command)
+        environment = copy_environment() | cache_variables(command)
         done = subprocess.run(
             [*as_started(command), "--version"], env=environment, capture_output=True, encoding="utf-8",
             errors="replace", check=False,

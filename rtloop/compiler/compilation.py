@@ -20,6 +20,7 @@ from rtloop.compiler.plain_paths import Places
 from rtloop.compiler.toolchain import DIRECTIVES, FLAGS, LINK_FLAGS, Toolchain
 from rtloop.errors import BuildError
 from rtloop.layouts import Layouts, find_take_overs, read_layouts
+from rtloop.process.environment import copy_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -203,7 +204,7 @@ def _split(variable: str) -> list[str]:
 
 def _call_cython(arguments: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:
     try:
-        done = run_cython(arguments, folder, {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"})
+        done = run_cython(arguments, folder, copy_environment(LC_ALL="C", PYTHONIOENCODING="utf-8"))
     except OSError as error:
         raise BuildError(f"Cython cannot be started: {error.strerror}") from None
     done.stdout, done.stderr = places.real(done.stdout), places.real(done.stderr)
@@ -211,7 +212,7 @@ def _call_cython(arguments: Sequence[str], folder: Path, places: Places) -> subp
 
 
 def _call(command: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"} | cache_variables(command)
+    environment = copy_environment(LC_ALL="C", PYTHONIOENCODING="utf-8") | cache_variables(command)
     try:
         done = subprocess.run(
             as_started(command), cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtloop.compiler.cython_program import receive, send
+from rtloop.process.environment import copy_environment
 from rtloop.process.interpreter import python
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class CythonProcess:
             try:
                 self._process = subprocess.Popen(
                     [python(), "-P", str(_PROGRAM), str(theirs.fileno()), str(self._owner)], cwd="/",
-                    env={**os.environ, "LC_ALL": "C"},
+                    env=copy_environment(LC_ALL="C"),
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                 )  # fmt: skip

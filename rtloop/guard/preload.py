@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from rtloop.errors import RTSetupWarning, StateError
 from rtloop.guard import guard_block as _guard
 from rtloop.guard.guard_block import is_malloc_watched
+from rtloop.process.environment import copy_environment
 
 __all__ = ["library", "reexec", "refuse_while"]
 
@@ -91,7 +92,7 @@ def reexec(arguments: Sequence[str] | None = None) -> bool:
         descriptor = os.open(path, os.O_RDONLY)
         os.set_inheritable(descriptor, True)  # the interpreter that is executed closes it
         path = f"/proc/self/fd/{descriptor}"
-    environment = {**os.environ, _MARK: preload, "LD_PRELOAD": f"{path} {preload}".strip()}
+    environment = copy_environment() | {_MARK: preload, "LD_PRELOAD": f"{path} {preload}".strip()}
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

@@ -13,6 +13,7 @@ from rtloop.compiler.cython_process import run_cython
 from rtloop.compiler.diagnostics import format_errors, read_cython
 from rtloop.errors import LintError
 from rtloop.linter.c_source import Unit, read_unit
+from rtloop.process.environment import copy_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,8 +83,7 @@ def generate(
         command += [word for folder in folders for word in ("-I", str(folder))]
         command += [word for name, value in directives.items() for word in ("-X", f"{name}={value}")]
         try:
-            # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
-            done = run_cython(command, os.getcwd(), {**os.environ}, _SECONDS)
+            done = run_cython(command, os.getcwd(), copy_environment(), _SECONDS)
         except subprocess.TimeoutExpired:
             raise LintError(f"Cython did not finish {source} within {_SECONDS} s") from None
         said = done.stdout + done.stderr

@@ -22,6 +22,7 @@ from rtloop.child.channel import Channel
 from rtloop.child.target import MainScript, main_script, pack
 from rtloop.errors import RtloopError, SwapError
 from rtloop.process.crash_report import read_crash
+from rtloop.process.environment import copy_environment
 from rtloop.process.interpreter import python, search_path
 from rtloop.units import format_duration, parse_duration
 
@@ -137,7 +138,7 @@ class Rehearser:
         try:
             self._process = subprocess.Popen(
                 [program, *flags, "-c", _CODE, *map(str, numbers), ",".join(modules), *search_path()],
-                env={**os.environ, **dict.fromkeys(_POOLS, "1"), "RTLOOP_REHEARSAL": "1"},
+                env=copy_environment(RTLOOP_REHEARSAL="1", **dict.fromkeys(_POOLS, "1")),
                 stdin=subprocess.DEVNULL, stdout=2, pass_fds=numbers,
             )  # fmt: skip
         except OSError as error:

@@ -19,6 +19,7 @@ from rtloop.errors import SetupError
 from rtloop.machine.isolation.journal import Journal
 from rtloop.machine.isolation.kernel import Kernel
 from rtloop.machine.isolation.restore import Restored, restore
+from rtloop.process.environment import copy_environment
 from rtloop.process.interpreter import python
 
 __all__ = ["Keeper", "main"]
@@ -50,7 +51,7 @@ class Keeper:
             self.process = subprocess.Popen(
                 [python(), "-P", "-c", code, *arguments], pass_fds=[its.fileno()], start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=copy_environment(PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
             )  # fmt: skip
         self._socket = own
         self._stream = own.makefile("rw")
