@@ -113,6 +113,8 @@ def _explain(pid: int | None, name: str | None, matching: list[LoopReader], foun
     if matching:
         listed = ", ".join(_label(loop) for loop in matching)
         choice = "choose one with pid= and name=, in a command with --pid and NAME"
+        if len({(loop.pid, loop.name) for loop in matching}) < len(matching):
+            choice = "give each loop its own name="
         return f"{asked or caller}: {len(matching)} loops match, {listed}: {choice}"
     if pid is not None and not os.path.exists(f"/proc/{pid}"):
         return f"pid={pid}: there is no such process"
