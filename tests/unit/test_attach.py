@@ -125,9 +125,10 @@ def test_several_that_match_are_listed(start: Start) -> None:
 
 
 def test_two_of_one_name_in_a_process_need_names_of_their_own(ordinary: dict[str, Any]) -> None:
-    with rtloop.RTLoop("1ms", name="twin", **ordinary), rtloop.RTLoop("1ms", name="twin", **ordinary):
-        with pytest.raises(rtloop.AttachError, match=r"2 loops match, .*: give each loop its own name="):
-            rtloop.attach(os.getpid(), "twin")
+    one, other = (rtloop.RTLoop("1ms", name="twin", **ordinary) for _ in range(2))
+    refused = pytest.raises(rtloop.AttachError, match=r"2 loops match, .*: give each loop its own name=")
+    with one, other, refused:
+        rtloop.attach(os.getpid(), "twin")
 
 
 def test_none_that_matches_lists_what_runs(start: Start) -> None:
