@@ -4,6 +4,8 @@ cimport cython
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memmove
+from posix.stat cimport fstat, struct_stat
+from posix.unistd cimport close
 
 from rtloop.headers.atomics cimport rt_load_relaxed_64
 from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
@@ -32,7 +34,6 @@ from rtloop.headers.memory cimport rt_memory_map, rt_memory_map_sealed, rt_memor
 
 import errno
 import os
-from contextlib import suppress
 
 import numpy as np
 
@@ -188,11 +189,13 @@ cdef class OwnSignals(SignalBlock):
             munmap(self._sampler, sizeof(rt_sampler_t))
 
     def __del__(self):
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with suppress(OSError):  # a program that became a daemon may have closed all files
-                if os.fstat(fd).st_ino == self.inode:  # and the number may belong to another file by now
-                    os.close(fd)
+        # In C, because this may outlive Python's modules. A program that became a daemon may have closed all files, and
+        # the number may belong to another file by now.
+        cdef struct_stat found
+        cdef int fd = self._fd
+        self._fd = -1
+        if fd >= 0 and fstat(fd, &found) == 0 and found.st_ino == self.inode:
+            close(fd)
 
     @property
     def ranges(self):

@@ -428,6 +428,20 @@ def test_a_child_that_returns_from_a_method_of_a_loop_ends(script: Script, metho
     assert ("has forked, and the child process ends here" in done.stderr) == (method != "step")
 
 
+def test_what_outlives_the_modules_of_the_interpreter_says_nothing(script: Script) -> None:
+    done = script("""
+    import sys
+    import numpy as np
+    import rtloop
+    settings = dict(policy="other", lock_memory="off", dma_latency=None)
+    data = np.zeros((), [("kp", "f8"), ("angle", "f8")])
+    loop = rtloop.PyLoop(lambda cycle: None, "1ms", data=data, parameters=("kp",), signals=("angle",), **settings)
+    loop.run(cycles=3)
+    sys.kept = loop, loop.parameters, loop.signals.reader(), rtloop.Ring("f8", 10), rtloop.Pool(64, 2)
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_subinterpreters_are_refused_with_an_error(script: Script) -> None:
     done = script("""
     try:
