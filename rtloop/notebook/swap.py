@@ -10,6 +10,7 @@ from rtloop.errors import LintError, RtloopError
 from rtloop.layouts import read_layouts, rename_module
 from rtloop.loop.loop import RTLoop
 from rtloop.revision.examination import Examination, Rejected, find_examined, generate_source
+from rtloop.revision.leaf_classes import leaf_classes
 from rtloop.revision.successor import (
     ParameterValues,
     check_take_over,
@@ -134,9 +135,7 @@ class Swapping:
 
 def _find_class(module: ModuleType) -> type[RTLoop]:
     """Return the only loop class of a module from which no other one is derived."""
-    own = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, RTLoop)]
-    own = [one for one in dict.fromkeys(own) if one.__module__ == module.__name__]
-    found = [one for one in own if not any(other is not one and issubclass(other, one) for other in own)]
+    found = list(leaf_classes(module, lambda one: issubclass(one, RTLoop)).values())
     if len(found) != 1:
         names = ", ".join(one.__name__ for one in found)
         what = f"has {len(found)} loop classes, {names}" if found else "has no subclass of RTLoop"

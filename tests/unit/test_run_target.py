@@ -169,6 +169,19 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(text: str, given: dict[str,
     assert message in str(caught.value)
 
 
+def test_a_class_from_which_another_one_of_the_file_is_derived_does_not_count(folder: Path) -> None:
+    begin = "import rtloop\n\nclass State(rtloop.RTLoop): pass\n\nclass Servo(State): pass\n\nMotor = Servo\n"
+    (folder / "servo.py").write_text(begin)
+    assert find_target("servo.py").name == "Servo"
+    assert find_target("servo.py:State").name == "State"
+    (folder / "pair.py").write_text(f"{begin}\nclass Arm(State): pass\n")
+    with pytest.raises(TargetError, match=r"several that can be run: Servo, Arm; say which one, pair\.py:Servo"):
+        find_target("pair.py")
+    called = "class Base:\n    def __call__(self, cycle): return True\n\nclass Law(Base): pass\n"
+    (folder / "law.py").write_text(called)
+    assert find_target("law.py").name == "Law"
+
+
 def test_what_a_class_takes_is_listed() -> None:
     with pytest.raises(TargetError) as caught:
         made("steps.py:Slow", gian=1)

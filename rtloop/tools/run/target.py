@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, RtloopError
 from rtloop.loop.loop import RTLoop
+from rtloop.revision.leaf_classes import leaf_classes
 from rtloop.revision.tracebacks import user_frames
 from rtloop.settings import Duration, make_settings
 from rtloop.units import format_rate, parse_period
@@ -176,13 +177,16 @@ def _is_compiled(thing: object) -> bool:
 
 
 def _candidates(module: ModuleType, *, every: bool = False) -> list[str]:
-    """Return the names that can be run: loop classes, else compiled functions, Python functions, callable classes."""
+    """Return the names that can be run: loop classes, else compiled functions, Python functions, callable classes.
+
+    A class from which another one of the module is derived counts only among `every` name.
+    """
     own = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
-    classes = [n for n, x in own.items() if _is_loop_class(x) and x.__module__ == module.__name__]
+    all_classes = [n for n, x in own.items() if _is_loop_class(x) and x.__module__ == module.__name__]
+    classes = all_classes if every else list(leaf_classes(module, _is_loop_class))
     compiled = [n for n, x in own.items() if _is_compiled(x) and not isinstance(x, type)]
     python = [n for n, x in own.items() if inspect.isfunction(x) and x.__module__ == module.__name__]
-    kinds = {n: x for n, x in own.items() if isinstance(x, type) and x.__module__ == module.__name__}
-    callables = [n for n, x in kinds.items() if not _is_loop_class(x) and _has_call(x)]
+    callables = list(leaf_classes(module, lambda one: not _is_loop_class(one) and _has_call(one)))
     return classes + compiled + python + callables if every else classes or compiled or python or callables
 
 
