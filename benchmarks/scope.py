@@ -1,12 +1,12 @@
-"""Count the pictures a second of rtloop scope with sixteen signals at 1 kHz, with BokehJS alone beside it.
+"""Count the frames a second of rtloop scope with sixteen signals at 1 kHz, with BokehJS alone beside it.
 
     python benchmarks/scope.py [--pairs 3] [--seconds 5] [--width 1400] [--json FILE]
 
 The page of rtloop scope runs in headless Chromium, without a GPU, and shows the last 10 s of a running loop: each
-picture is 16 lines of up to two points for a pixel column. The peer is one figure of BokehJS in the same browser, with
+frame is 16 lines of up to two points for a pixel column. The peer is one figure of BokehJS in the same browser, with
 16 lines of as many points that are in the browser already; it is drawn again as soon as the browser has shown it.
 
-Pictures a second depend on what else the machine does. The CPU time for a picture depends on it less; it is that of all
+Frames a second depend on what else the machine does. The CPU time for a frame depends on it less; it is that of all
 processes of the browser, and that of the server of rtloop scope. A long task is one that holds up the page for more
 than 50 ms; "blocked" is the share of the time that they took.
 
@@ -35,12 +35,12 @@ import rtloop
 WAVES = Path(__file__).with_suffix(".pyx")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 HEIGHT, LINES, WINDOW_S = 900, 16, 10
-COLUMNS = ("pictures/s", "browser, ms/picture", "server, ms/picture", "long tasks/s", "blocked, %")
+COLUMNS = ("frames/s", "browser, ms/frame", "server, ms/frame", "long tasks/s", "blocked, %")
 #: Selects the signals, and no others; each setting of the page is a click of the user.
 CHOOSE = """document.querySelectorAll("#channels input").forEach((box, number) => {
   if (box.checked !== number < 16) box.click();
 })"""
-#: Draws the peer's figure until the page is closed, and counts its pictures as the page of rtloop scope does.
+#: Draws the peer's figure until the page is closed, and counts its frames as the page of rtloop scope does.
 PEER = """([lines, points]) => {
   const place = document.getElementById("plots");
   const figure = Bokeh.Plotting.figure({ width: place.clientWidth, height: place.clientHeight, tools: [],
@@ -113,15 +113,15 @@ def browser_pid() -> int:
 def measure(page: Any, server_pid: int, seconds: float) -> list[float]:
     """Return a row of figures of a page that draws."""
 
-    def pictures() -> int:
+    def frames() -> int:
         return int(page.evaluate("document.documentElement.dataset.frames"))
 
     page.evaluate(WATCH)
     driver = browser_pid()
-    begun, first = time.monotonic(), pictures()
+    begun, first = time.monotonic(), frames()
     before = cpu_seconds(driver), cpu_seconds(server_pid)
     page.wait_for_timeout(seconds * 1000)
-    count = max(1, pictures() - first)
+    count = max(1, frames() - first)
     browser, served = cpu_seconds(driver) - before[0], cpu_seconds(server_pid) - before[1]
     took = time.monotonic() - begun
     tasks = page.evaluate("window.tasks")
