@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rtloop.child.child_process import Membership
+from rtloop.loop.overdue import Overdue
 from rtloop.loop.thread import LoopThread, state_bytes
 from rtloop.process import ending_signals
 
@@ -177,6 +178,10 @@ class ChildMember:
         files, self._files = self._files, []
         for file in files:
             os.close(file)
+
+    def make_overdue(self) -> Overdue:
+        """Make a judge that finds nothing, because the loop's own process judges it, and reports it as its failure."""
+        return Overdue(lambda: None, self.leave_timeout_ns)
 
     def request_stop(self) -> None:
         """Ask the loop to end, without waiting for it."""

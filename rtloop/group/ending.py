@@ -30,24 +30,39 @@ def _has_hung(control: Control | ChildMember) -> bool:
     return trip is not None and time.monotonic_ns() - trip["monotonic"] > EXIT_TIMEOUT_NS
 
 
-def wait_all(controls: Sequence[Control | ChildMember], deadline: int | None) -> bool:
-    """Wait until the loops have ended, or until `deadline` on the monotonic clock. Returns True if all have ended.
+def wait_all(controls: Sequence[Control | ChildMember], deadline: int | None) -> tuple[bool, StopTimeoutError | None]:
+    """Wait until the loops have ended, or until `deadline` on the monotonic clock.
 
-    The wait for a stuck loop ends two seconds after the watchdog found it.
+    The wait for a stuck loop ends two seconds after the watchdog found it, and that for a loop that does not end
+    although the limit of the run has passed after its `leave_timeout`.
+
+    Returns
+    -------
+    tuple
+        True if all have ended, and the exception for the first loop that is overdue, if any.
     """
     have_all_ended = True
-    for control in controls:
+    error: StopTimeoutError | None = None
+    judges = [control.make_overdue() for control in controls]
+    for control, overdue in zip(controls, judges, strict=True):
         while True:
             left = _LOOK_NS if deadline is None else max(0, min(_LOOK_NS, deadline - time.monotonic_ns()))
             if control.wait(left):
                 break
             if deadline is not None and time.monotonic_ns() >= deadline:
-                return False
+                return False, error
             if _has_hung(control):
                 control.thread.notify_siblings()
                 have_all_ended = False
                 break
-    return have_all_ended
+            for judge in judges:
+                judge.look()
+            if overdue.is_over:
+                control.request_stop()
+                error = error or failure.overdue_error(control.settings)
+                have_all_ended = False
+                break
+    return have_all_ended, error
 
 
 def hung_error(controls: Sequence[Control | ChildMember]) -> WatchdogError | None:

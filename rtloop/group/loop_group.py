@@ -10,7 +10,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rtloop.errors import RtloopError, StateError
+from rtloop.errors import RtloopError, StateError, StopTimeoutError
 from rtloop.group import ending, member, watchdog_plan
 from rtloop.group.chain import check_chains
 from rtloop.group.group_parameters import GroupParameters
@@ -247,7 +247,8 @@ class LoopGroup:
     def wait(self, timeout: Duration | None = None) -> bool:
         """Wait until all loops have ended, for whatever reason.
 
-        The wait for a loop that the watchdog has found stuck ends two seconds after that.
+        The wait for a loop that the watchdog has found stuck ends two seconds after that, and that for a loop that does
+        not end although the duration of :meth:`run` is over after its ``leave_timeout``.
 
         Parameters
         ----------
@@ -257,7 +258,7 @@ class LoopGroup:
         Returns
         -------
         bool
-            True if all have ended; False after a timeout, or if a loop is stuck.
+            True if all have ended; False after a timeout, or if a loop does not end.
 
         Raises
         ------
@@ -266,15 +267,20 @@ class LoopGroup:
         StateError
             If the group was never started, or on the thread of one of its loops.
         """
+        return self._wait(timeout)[0]
+
+    def _wait(self, timeout: Duration | None) -> tuple[bool, StopTimeoutError | None]:
+        """Wait as :meth:`wait` does. Returns its result, and the exception for a loop that is overdue, if any."""
         deadline = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
         if self._run is None or any(member.is_own_thread(loop) for loop in self._loops):
             what = "has not been started" if self._run is None else "runs on this very thread"
             raise StateError(f"{self._name} {what}")
         armed = ending_signals.arm_wait()
         try:
-            if have_ended := ending.wait_all(self._controls, deadline):
+            have_ended, overdue = ending.wait_all(self._controls, deadline)
+            if have_ended:
                 self._run.is_running()  # waits for the watchdog
-            return have_ended
+            return have_ended, overdue
         except BaseException as interrupt:
             # Ctrl-C, or another exception of a signal handler: without this wait nothing would stop the loops.
             self._end_after(interrupt)
@@ -302,6 +308,9 @@ class LoopGroup:
         CallbackError, OverrunError, ClockStepError, GuardError, ProcessDiedError, WatchdogError
             The reason for which a loop failed, when all have ended. A WatchdogError is also raised if the loop is still
             stuck; a note then reports that. A step in Python raises its own exception.
+        StopTimeoutError
+            If the duration of :meth:`run` is over, and then neither a cycle of a loop nor its ``leave`` ends within its
+            ``leave_timeout``.
         KeyboardInterrupt
             On Ctrl-C, which stops all loops.
         StateError
@@ -312,12 +321,14 @@ class LoopGroup:
         RTSetupWarning
             Once per run, if a chain's data was older than its `max_age`.
         """
-        has_ended = self.wait(timeout)
+        has_ended, overdue = self._wait(timeout)
         if has_ended:
             self._raise_failure(self._unreported())
             self._warn_of_stale_data()
         elif hung := ending.hung_error(self._controls):
             raise hung
+        elif overdue is not None:
+            raise overdue
         return has_ended
 
     def run(self, duration: Duration | None = None) -> Mapping[str, Stats]:

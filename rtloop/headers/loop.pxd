@@ -238,6 +238,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     int rt_loop_sleep_until(rt_loop_t *loop, int64_t time)
     void rt_loop_request_slack(rt_loop_t *loop, void (*call)(void *) noexcept nogil, void *self)
     int64_t rt_loop_now(const rt_loop_t *loop)
+    int rt_loop_is_past_limit(const rt_loop_t *loop, const rt_telemetry_t *telemetry)
     int rt_watch_is_taken(uint32_t *word)
     int rt_watch_finish(uint32_t *word)
     void rt_swap_ask(rt_swap_t *s)

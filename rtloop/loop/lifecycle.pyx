@@ -19,7 +19,8 @@ import time
 from rtloop.errors import StateError, StopTimeoutError
 from rtloop.loop import interrupted_wait, registry
 from rtloop.loop.outcome import run_stats, run_warnings
-from rtloop.loop.outcome.failure import RunFailure, add_note, describe, stop_timeout_error
+from rtloop.loop.outcome.failure import RunFailure, add_note, describe, overdue_error, stop_timeout_error
+from rtloop.loop.overdue import Overdue
 from rtloop.process import ending_signals
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import ShieldedLock, shielded
@@ -440,12 +441,19 @@ cdef class Control:
         """Wait for the end of the current run, and check for Ctrl-C every 50 ms. Returns True if it has ended."""
         return self._wait(None if timeout_ns is None else time.monotonic_ns() + timeout_ns, None)
 
-    def _wait(self, deadline, interrupts, must_reap=True):
+    def make_overdue(self):
+        """Make the judge of the present run, which finds out whether it does not end although its limit has passed."""
+        return Overdue(self._progress_past_limit, self.leave_timeout_ns)
+
+    def _progress_past_limit(self):
+        return None if self.is_simulated() or not self.is_under_way() else self.thread.progress_past_limit()
+
+    def _wait(self, deadline, interrupts, must_reap=True, overdue=None):
         """Wait until `deadline`, on the monotonic clock; None: no limit. Returns True if the run has ended.
 
         An exception of a signal handler is raised at once if `interrupts` is None. Otherwise it is added to that list,
         and after the first one the wait takes no longer than `leave_timeout`. If a handler has forked, there is nothing
-        to wait for in the child.
+        to wait for in the child. The wait for an `overdue` run ends, too.
         """
         cdef int64_t left = INT64_MAX
         cdef uint32_t phase
@@ -475,6 +483,8 @@ cdef class Control:
                     self.thread.read_ahead()
                     continue
                 self.thread.wait_while(phase, min(left, SLICE_NS))
+                if overdue is not None and overdue.look():
+                    return False
                 PyErr_CheckSignals()
             except BaseException as interrupt:
                 if interrupts is None:
@@ -589,9 +599,11 @@ cdef class Control:
             raise StateError(f"{self.settings.name} has not been started: call start() first")
         if self.is_on_own_thread():
             raise StateError(f"{self.settings.name} runs on this very thread, which cannot wait for itself")
+        deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+        overdue = self.make_overdue()
         armed = ending_signals.arm_wait()
         try:
-            has_ended = self.wait(timeout_ns)
+            has_ended = self._wait(deadline, None, overdue=overdue)
         except BaseException as interrupt:
             # Ctrl-C, or another exception of a signal handler: without this wait nothing would stop the loop.
             self.end_after(interrupt)
@@ -601,6 +613,9 @@ cdef class Control:
         if has_ended:
             self._settle()
             self._failure.raise_if_failed()
+        elif overdue.is_over:
+            self.request_stop()
+            raise overdue_error(self.settings)
         return has_ended
 
     def end_after(self, interrupt):

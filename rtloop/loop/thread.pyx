@@ -6,7 +6,7 @@ from libc.string cimport memset
 from posix.unistd cimport getpid
 
 from rtloop._os cimport munmap, pthread_join
-from rtloop.headers.atomics cimport rt_load_acquire, rt_store_release_32
+from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed, rt_load_relaxed_64, rt_store_release_32
 from rtloop.headers.loop cimport (
     RT_END_CLOCK,
     RT_END_CLOCK_STEP,
@@ -31,6 +31,7 @@ from rtloop.headers.loop cimport (
     rt_clock_reader,
     rt_futex_set,
     rt_futex_wait,
+    rt_loop_is_past_limit,
     rt_loop_notify_siblings,
     rt_loop_send_command,
     rt_loop_t,
@@ -45,6 +46,7 @@ from rtloop.headers.loop cimport (
     rt_thread_create,
     rt_watch_is_taken,
 )
+from rtloop.headers.telemetry cimport rt_telemetry_t
 from rtloop.headers.memory cimport (
     rt_memory_map, rt_memory_map_behind, rt_memory_populate_code, rt_memory_replace_shared,
 )
@@ -618,6 +620,20 @@ cdef class LoopThread:
         if watch == RT_WATCH_TRIPPED:  # safe() has not returned
             found["safe_code"] = found["safe_ended"] = None
         return found
+
+    def progress_past_limit(self):
+        """Return what changes with each cycle and at the beginning of leave(), once a limit of the run has passed.
+
+        None before that, and for a loop that a watchdog has found stuck, because the watchdog reports it.
+        """
+        cdef TelemetryBlock block = self.block
+        cdef const rt_telemetry_t *telemetry
+        if block is None or rt_load_acquire(&self.rt.watch) in (RT_WATCH_TRIPPED, RT_WATCH_SAFE):
+            return None
+        telemetry = block.block
+        if not rt_loop_is_past_limit(self.rt, telemetry):
+            return None
+        return rt_load_relaxed_64(&telemetry.written), rt_load_relaxed(&telemetry.ended)
 
     def notify_siblings(self):
         """Notify the other loops of a failure, if safe() hangs and keeps the watchdog from notifying them."""

@@ -34,7 +34,7 @@ static __attribute__((noinline, unused)) int rt_loop_follow_clock(rt_loop_t *loo
   }
   const int64_t gap = schedule->release - before - step;
   loop->first_release += step;
-  if (loop->end_release != INT64_MAX) loop->end_release += step;
+  if (loop->end_release != INT64_MAX) rt_add_relaxed(&loop->end_release, step);
   if (loop->cycle.index) loop->cycle.dt += (double)gap * 1e-9;
   rt_telemetry_step_clock(loop->telemetry, step, gap);
   rt_schedule_enter(schedule, RT_UNSETTLED);

@@ -49,7 +49,7 @@ static inline void rt_loop_start_at(rt_loop_t *loop, int64_t origin) {
   rt_schedule_set_first(&loop->schedule, origin + loop->grid.phase, loop->grid.part);
   const int64_t first = loop->schedule.release;
   loop->first_release = first;
-  loop->end_release = first > INT64_MAX - duration ? INT64_MAX : first + duration;
+  rt_store_relaxed(&loop->end_release, first > INT64_MAX - duration ? INT64_MAX : first + duration);
   loop->is_late = 0;
   loop->cycle =
       (rt_cycle_t){.period = rt_schedule_nominal(&loop->schedule), .dt = rt_schedule_exact(&loop->schedule) * 1e-9};

@@ -177,6 +177,14 @@ static inline int64_t rt_loop_now(const rt_loop_t *loop) {
   return rt_loop_read_clock(loop) + rt_load_relaxed(&loop->offset);
 }
 
+/* Test whether a limit of the run has passed, so that no further cycle begins. A control thread of the loop's process,
+ * before the run has been released; O(1); never fails. */
+static inline int rt_loop_is_past_limit(const rt_loop_t *loop, const rt_telemetry_t *telemetry) {
+  const int64_t end = rt_load_relaxed(&loop->end_release); /* 0: the first release is not known yet */
+  if (rt_load_relaxed(&telemetry->written) >= loop->limits.max_cycles) return 1;
+  return end != 0 && end != INT64_MAX && rt_loop_now(loop) >= end;
+}
+
 /* Set the code with which the run ends, and return the reason. The loop's thread; O(1). */
 static inline int rt_loop_end_with(rt_loop_t *loop, int reason, int code) {
   loop->end.code = code;

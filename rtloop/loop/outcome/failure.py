@@ -34,6 +34,7 @@ __all__ = [
     "end_error",
     "guard_error",
     "note_failed",
+    "overdue_error",
     "stop_timeout_error",
     "watchdog_error",
 ]
@@ -223,12 +224,17 @@ def watchdog_error(settings: Settings, trip: dict[str, Any]) -> WatchdogError:
     return WatchdogError(message, settings.name, cycle, trip["stuck"], trip["acted"], code)
 
 
-def stop_timeout_error(name: str, timeout_ns: int) -> StopTimeoutError:
-    """Make the exception for a loop that has not ended in time."""
+def stop_timeout_error(name: str, timeout_ns: int, since: str = "") -> StopTimeoutError:
+    """Make the exception for a loop that has not ended in time, which may be counted since an event."""
     return StopTimeoutError(
-        f"{name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
+        f"{name} did not stop within {format_duration(timeout_ns)}{since}: a callback has not returned. "
         "Its thread keeps running, and ends when the callback returns"
     )
+
+
+def overdue_error(settings: Settings) -> StopTimeoutError:
+    """Make the exception for a loop that does not end although the limit of its run has passed."""
+    return stop_timeout_error(settings.name, settings.leave_timeout_ns, " after the limit of its run")
 
 
 def describe(error: BaseException) -> str:

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
-__all__ = ["LiveLine", "describe_progress", "make_console"]
+__all__ = ["LiveLine", "Silence", "describe_progress", "make_console"]
 
 _INTERVAL_S = 0.25
 #: Drawing takes the GIL, which a step in Python needs.
 _GIL_INTERVAL_S = 1.0
+#: Time without a cycle that is shown.
+_SILENCE_S = 2.0
 #: A narrower terminal gets only the main figures.
 _WIDE = 100
 
@@ -97,16 +99,38 @@ class LiveLine:
         ) as bars:
             task = bars.add_task("", total=self._seconds, note="starting" if known else "starting; Ctrl-C stops it")
             bars.refresh()
-            interval = _INTERVAL_S
+            interval, silence = _INTERVAL_S, Silence(self._loop.settings.period_ns)
             while not self._is_over.wait(interval):
                 stats = self._loop.stats
                 passed = stats.duration if stats.is_simulated else time.monotonic() - begin
-                bars.update(
-                    task, completed=min(passed, self._seconds or passed), note=describe_progress(stats, is_brief)
-                )
+                note = describe_progress(stats, is_brief)
+                if silent := silence.look(stats.cycles, time.monotonic()):
+                    note += f", [red]{silent}[/]"
+                bars.update(task, completed=min(passed, self._seconds or passed), note=note)
                 bars.refresh()
                 if any(grant.name == "gil" for grant in stats.grants):
                     interval = _GIL_INTERVAL_S
+
+
+class Silence:
+    """Finder of loops that complete no cycles, by looks at their number.
+
+    Parameters
+    ----------
+    period_ns : int
+        Period of the loop. Three periods are not yet silence, and neither are two seconds.
+    """
+
+    def __init__(self, period_ns: int) -> None:
+        self._least_s = max(_SILENCE_S, 3e-9 * period_ns)
+        self._cycles, self._since = -1, 0.0
+
+    def look(self, cycles: int, now: float) -> str:
+        """Return for how long no cycle has ended at the time `now`, in s; empty if that is not long."""
+        if cycles != self._cycles:
+            self._cycles, self._since = cycles, now
+        silent = now - self._since
+        return f"no cycle for {silent:.0f} s" if silent > self._least_s else ""
 
 
 def describe_progress(stats: Stats, is_brief: bool = False) -> str:
