@@ -359,9 +359,11 @@ def _keep(key: str, made: Entry, part: _Part, options: _Options, is_fresh: bool)
     try:
         return cache.keep(key, made, is_found_again=is_fresh, is_replaced=options.is_forced), ()
     except OSError as error:
+        why = cache.why_distrusted()
+        what = f"is not used, because {why}" if why else f"cannot be written to ({error.strerror or error})"
         note = (
-            f"{cache.folder} cannot be written to ({error.strerror or error}): {part.source.name} was compiled "
-            "for this process only; set RTLOOP_CACHE_DIR to a folder of your own"
+            f"{cache.folder} {what}: {part.source.name} was compiled for this process only; set RTLOOP_CACHE_DIR to a "
+            "folder of your own"
         )
     try:
         (private,) = private_cache(make=True)

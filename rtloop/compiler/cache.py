@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtloop.compiler.diagnostics import Diagnostic
+from rtloop.system.fileio import public_folder
 
 __all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_leftovers"]
 
@@ -145,9 +146,11 @@ class Cache:
         """
         import tempfile
 
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if why := self.why_distrusted():
-            raise PermissionError(1, why)
+        for make in (False, True):
+            if make:
+                self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if why := self.why_distrusted():
+                raise PermissionError(1, why)
         self._tidy()
         place = self._root / key
         place.mkdir(exist_ok=True, mode=0o700)
@@ -186,15 +189,27 @@ class Cache:
             temporary.with_suffix(".inputs").unlink(missing_ok=True)
         return entry._replace(module=found.module)
 
-    def why_distrusted(self) -> str:
-        """Return why modules from this folder are not trusted; empty if they are: nobody else may write here."""
+    def why_distrusted(self, part: str = "build") -> str:
+        """Return why a folder in the cache, by default that of the modules, is not trusted; empty if it is.
+
+        Others could replace what is in it if it or the cache belongs to them, if they may write to it, or if they may
+        rename it or a folder that it is in.
+        """
+        place, trusted = self.folder / part, (0, os.geteuid())
         try:
-            about = (self._root if self._root.exists() else self.folder).stat()
+            for folder in (self.folder, place):
+                if folder.exists() and (owner := folder.stat().st_uid) not in trusted:
+                    return f"{folder} belongs to user {owner}"
+            existing = place
+            while not os.path.lexists(existing):
+                existing = existing.parent
+            mode = existing.stat().st_mode
+            if mode & stat.S_IWOTH and not (mode & stat.S_ISVTX and existing != place):
+                return f"every user may write to {existing}"
+            public = public_folder(str(existing), trusted)
         except OSError:
             return ""
-        if about.st_uid not in (0, os.geteuid()):
-            return f"it belongs to user {about.st_uid}"
-        return "every user may write to it" if about.st_mode & stat.S_IWOTH else ""
+        return "" if public is None else f"every user may write to {public}"
 
     def _tidy(self) -> None:
         """Remove what killed builds left, and entries that have not been used for two months.

@@ -194,10 +194,9 @@ def _write_cell(cell: str) -> Path:
         for cache in private_cache(make=True) if make else [Cache(cache_folder(None))]:
             path = cache.folder / "cells" / f"{name}.pyx"
             try:
-                cache.folder.mkdir(parents=True, exist_ok=True)
-                if cache.why_distrusted():
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if cache.why_distrusted(path.parent.name):
                     continue
-                path.parent.mkdir(exist_ok=True, mode=0o700)
                 if not path.is_file() or path.read_text(encoding="utf-8") != text:
                     with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
                         file.write(text)

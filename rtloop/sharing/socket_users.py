@@ -17,7 +17,7 @@ import struct
 from typing import NamedTuple
 
 from rtloop.errors import AttachPrivilegeError
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import public_folder, read_text
 
 __all__ = ["User", "check_creator", "may_open", "peer_of"]
 
@@ -88,25 +88,9 @@ def check_creator(user: User, name: str) -> None:
             f"the exchange {name!r} belongs to user {user.uid}, and this process to user {own}: any user may take "
             "such a name, so it is for processes of one user. Use a path for exchanges between users"
         )
-    folder = None if user.uid == _ROOT else _public_folder(name, trusted)
+    folder = None if user.uid == _ROOT else public_folder(name, trusted)
     if folder is not None:
         raise AttachPrivilegeError(
             f"the exchange {name!r} belongs to user {user.uid}, and any user may have put it into {folder}. Use a "
             "folder to which only its users may write"
         )
-
-
-def _public_folder(path: str, trusted: set[int]) -> str | None:
-    """Return the first folder of a path in which any user may have put the next part; None if there is none."""
-    here = "/"
-    for part in path.strip("/").split("/"):
-        entry = os.path.join(here, part)
-        folder, info = os.stat(here), os.lstat(entry)
-        if folder.st_mode & stat.S_IWOTH and not (folder.st_mode & stat.S_ISVTX and info.st_uid in trusted):
-            return here
-        if stat.S_ISLNK(info.st_mode):
-            target = _public_folder(os.path.realpath(entry), trusted)
-            if target is not None:
-                return target
-        here = entry
-    return None

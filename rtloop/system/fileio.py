@@ -1,10 +1,11 @@
-"""Files: reading small text files of the kernel, and writing a file completely or not at all."""
+"""Files: reading small text files of the kernel, writing a file completely or not at all, and who may replace one."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["parse_field", "parse_fields", "parse_sizes", "read_text", "replaced"]
+__all__ = ["parse_field", "parse_fields", "parse_sizes", "public_folder", "read_text", "replaced"]
 
 
 _FIELD = re.compile(r"^([^:\n]*):(.*)$", re.MULTILINE)
@@ -67,3 +68,27 @@ def replaced(target: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def public_folder(path: str, trusted: Collection[int]) -> str | None:
+    """Return the first folder of a path in which any user may have put the next part; None if there is none.
+
+    In a sticky folder, such as ``/tmp``, nobody can rename or remove what belongs to one of the `trusted` users.
+
+    Raises
+    ------
+    OSError
+        If a part of it does not exist, or may not be looked at.
+    """
+    here = "/"
+    for part in path.strip("/").split("/"):
+        entry = os.path.join(here, part)
+        folder, info = os.stat(here), os.lstat(entry)
+        if folder.st_mode & stat.S_IWOTH and not (folder.st_mode & stat.S_ISVTX and info.st_uid in trusted):
+            return here
+        if stat.S_ISLNK(info.st_mode):
+            target = public_folder(os.path.realpath(entry), trusted)
+            if target is not None:
+                return target
+        here = entry
+    return None

@@ -469,6 +469,16 @@ def test_where_the_cache_cannot_be_written_the_module_is_this_process_s(monkeypa
         assert rtloop.build(source, cache="file") is module, "compiled once, even so"
 
 
+def test_a_cache_in_a_folder_that_everyone_can_write_to_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtloop.compiler.cache._private", [])
+    source = write("servo.pyx", STEP)
+    os.mkdir("open")
+    os.chmod("open", 0o777)
+    with pytest.warns(rtloop.RTSetupWarning, match="/open is not used, because every user may write to .*/open: servo"):
+        module = rtloop.build(source, cache="open")
+    assert module.Servo and os.listdir("open") == []
+
+
 def test_a_full_disk_costs_the_cache_and_not_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("rtloop.compiler.cache._private", [])
     keep = Cache.keep

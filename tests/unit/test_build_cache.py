@@ -149,8 +149,62 @@ def test_a_folder_that_others_write_to_is_not_trusted(tmp_path: Path, cache: Cac
     cache.keep("key", compiled(tmp_path, source))
     (tmp_path / "cache/build").chmod(0o777)
     assert cache.find("key") is None
-    with pytest.raises(PermissionError, match="every user may write to it"):
+    with pytest.raises(PermissionError, match=r"every user may write to .*/cache/build$"):
         cache.keep("key", compiled(tmp_path, source))
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode"), [("", 0o777), ("cache", 0o777), ("cache/build", 0o777), ("cache/build", 0o1777)]
+)
+def test_a_folder_in_which_others_could_put_another_is_not_trusted(
+    tmp_path: Path, source: Path, folder: str, mode: int
+) -> None:
+    place = tmp_path / "place"
+    cache = Cache(place / "cache")
+    cache.keep("key", compiled(tmp_path, source))
+    (place / folder).chmod(mode)
+    assert cache.find("key") is None
+    with pytest.raises(PermissionError, match=f"every user may write to {place / folder}$"):
+        cache.keep("key", compiled(tmp_path, source))
+
+
+@pytest.mark.parametrize("folder", ["", "cache"])
+def test_in_a_sticky_folder_nobody_can_replace_ours(tmp_path: Path, source: Path, folder: str) -> None:
+    place = tmp_path / "place"
+    cache = Cache(place / "cache")
+    (place / folder).mkdir(parents=True)
+    (place / folder).chmod(0o1777)
+    cache.keep("key", compiled(tmp_path, source))
+    assert cache.find("key") is not None
+
+
+def test_nothing_is_made_in_a_folder_that_others_write_to(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for cache in (Cache(tmp_path / "open"), Cache(tmp_path / "open/new")):
+        with pytest.raises(PermissionError, match=f"every user may write to {tmp_path / 'open'}$"):
+            cache.keep("key", compiled(tmp_path, source))
+    assert list((tmp_path / "open").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize("folder", ["cache", "cache/build"])
+def test_the_reason_names_the_folder_that_belongs_to_another_user(
+    tmp_path: Path, cache: Cache, source: Path, folder: str
+) -> None:
+    cache.keep("key", compiled(tmp_path, source))
+    os.chown(tmp_path / folder, 65534, 65534)
+    assert cache.why_distrusted() == f"{tmp_path / folder} belongs to user 65534"
+    assert cache.find("key") is None
+
+
+def test_a_link_to_a_folder_that_others_write_to_is_not_trusted(tmp_path: Path, cache: Cache, source: Path) -> None:
+    cache.keep("key", compiled(tmp_path, source))
+    (tmp_path / "link").symlink_to("cache")
+    linked = Cache(tmp_path / "link")
+    assert linked.find("key") is not None
+    (tmp_path / "cache").chmod(0o777)
+    assert linked.find("key") is None
 
 
 def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path, cache: Cache, source: Path) -> None:
