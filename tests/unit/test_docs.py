@@ -5,13 +5,14 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 
 import pytest
 
 import rtloop
 from rtloop.tools.cli import COMMANDS
+from rtloop.tools.new.command import FILES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -93,6 +94,18 @@ def test_the_table_of_exceptions_is_right() -> None:
         assert issubclass(getattr(rtloop, name), getattr(builtins, builtin)), name
     raised = {name for name in rtloop.__all__ if name.endswith("Error")}
     assert {name for name, _ in rows} == raised - {"RtloopError"}
+
+
+def test_the_guide_to_ci_lints_as_the_workflow_of_a_new_project_does() -> None:
+    template = ROOT / "rtloop" / "tools" / "new" / "template" / "workflow.yml.in"
+    lints = [
+        [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("- run: rtloop lint")]
+        for path in (DOCS / "how-to" / "test-in-ci.md", template)
+    ]
+    assert len(lints[0]) == 1 and lints[0] == lints[1]
+    pattern = lints[0][0].split()[-1]
+    sources = [file.replace("@NAME@", "arm") for file in FILES.values() if file.endswith(".pyx")]
+    assert sources and all(PurePath(file).match(pattern) for file in sources)
 
 
 def test_a_link_without_an_answer_is_neither_right_nor_wrong() -> None:

@@ -70,7 +70,7 @@ def lint(
     \b
     Examples:
       rtloop lint controller.pyx
-      rtloop lint --strict --allow my_filter src/*.pyx
+      rtloop lint --strict --allow my_filter src/*/*.pyx
       rtloop lint --json controller.pyx | jq '.files[].findings[] | [.line, .kind]'
     """  # noqa: D301 - the backslash is for click
     sources = list(dict.fromkeys(files))
