@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import re
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-__all__ = ["Grant", "GrantKind", "describe_refused"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Grant", "GrantKind", "describe_refused", "describe_refused_briefly"]
 
 #: Subject of a grant. ``lock`` is about locked memory, ``memory`` about everything else concerning memory.
 GrantKind = Literal["lock", "memory", "priority", "cpu", "limit", "device", "guard", "thread", "other"]
@@ -62,14 +66,46 @@ class Grant(NamedTuple):
 
 def describe_refused(*grants: Grant) -> str:
     """Format refused grants for an error message: name, value and cause of each, then every fix once."""
-    lines = []
+    return "\n".join([*map(_cause, grants), *_fixes(grants, several=len(grants) > 1)])
+
+
+def describe_refused_briefly(*grants: Grant) -> str:
+    """Format refused grants for the terminal, as `describe_refused`, but a command that fixes several stands alone.
+
+    The other ways to fix those, for a systemd unit or a container, are in each grant's `fix` and in the doctor's
+    report.
+    """
+    fixed_by: dict[str, list[Grant]] = {}
+    for grant in grants:
+        fixed_by.setdefault(_command(grant.fix), []).append(grant)
+    shared = {command: some for command, some in fixed_by.items() if command and len(some) > 1}
+    lines = [*map(_cause, grants)]
+    for command, some in shared.items():
+        lines += [f"How to fix {', '.join(grant.name for grant in some)}:", f"  {command}   # then log in again"]
+        lines += [f"  {line}" for grant in some for line in grant.fix.splitlines() if line.startswith("or ")]
+        lines.append("  by hand, or in a systemd unit or a container: see rtloop doctor")
+    rest = [grant for grant in grants if _command(grant.fix) not in shared]
+    return "\n".join([*lines, *_fixes(rest, several=len(grants) > 1)])
+
+
+def _cause(grant: Grant) -> str:
+    why = f" ({grant.detail})" if grant.detail else ""
+    return f"{grant.name}: asked for {grant.requested}, granted {grant.granted}{why}"
+
+
+def _fixes(grants: Sequence[Grant], *, several: bool) -> list[str]:
     fixes: dict[str, list[str]] = {}
     for grant in grants:
-        why = f" ({grant.detail})" if grant.detail else ""
-        lines.append(f"{grant.name}: asked for {grant.requested}, granted {grant.granted}{why}")
         if grant.fix:
             fixes.setdefault(grant.fix, []).append(grant.name)
+    lines = []
     for fix, names in fixes.items():
-        what = f" {', '.join(names)}" if len(grants) > 1 else ""
+        what = f" {', '.join(names)}" if several else ""
         lines += [f"How to fix{what}:", *("  " + line for line in fix.splitlines())]
-    return "\n".join(lines)
+    return lines
+
+
+def _command(fix: str) -> str:
+    """Return the one command of a fix that gives a user all privileges of a loop, empty if it has none."""
+    found = re.search(r"^login: +(.*\bsetup-privileges\b.*?) +# ", fix, re.MULTILINE)
+    return found[1] if found else ""

@@ -18,7 +18,7 @@ from rtloop.system import checks, refusal_cause
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
 from rtloop.system.fileio import parse_field, parse_fields, parse_sizes, read_text
 from rtloop.system.fixes import device_fix, filter_fix, for_container, limit_fix
-from rtloop.system.grant import Grant, GrantKind, describe_refused
+from rtloop.system.grant import Grant, GrantKind, describe_refused, describe_refused_briefly
 from rtloop.system.grant_errors import raise_if_refused
 from rtloop.system.host import host_facts, uname
 from rtloop.system.privilege import (
@@ -188,6 +188,28 @@ def test_several_refused_grants_list_each_fix_once() -> None:
         "a: asked for all, granted none (why)", "b: asked for all, granted none (why)",
         "c: asked for all, granted none (why)", "How to fix a, c:", "  x", "How to fix b:", "  y",
     ]  # fmt: skip
+
+
+def test_on_the_terminal_a_command_that_fixes_several_refusals_is_shown_once_with_their_names() -> None:
+    fixes = {
+        "memory_lock": limit_fix("RLIMIT_MEMLOCK") + "\nor lock only what the loop itself uses: lock_memory='own'",
+        "dma_latency": device_fix("/dev/cpu_dma_latency"),
+        "policy": limit_fix("RLIMIT_RTPRIO", 95),
+        "cpu": "leave it out",
+    }
+    grants = [Grant(name, "all", "none", ok=False, detail="why", fix=fix) for name, fix in fixes.items()]
+    command = limit_fix("RLIMIT_MEMLOCK").partition("   #")[0].removeprefix("login:").strip()
+    assert describe_refused_briefly(*grants).splitlines()[4:] == [
+        "How to fix memory_lock, dma_latency, policy:",
+        f"  {command}   # then log in again",
+        "  or lock only what the loop itself uses: lock_memory='own'",
+        "  by hand, or in a systemd unit or a container: see rtloop doctor",
+        "How to fix cpu:",
+        "  leave it out",
+    ]
+    assert describe_refused_briefly(grants[2]) == describe_refused(grants[2]), "what it fixes alone has every way"
+    inside = [grant._replace(fix=for_container(grant.fix, "docker")) for grant in grants]
+    assert describe_refused_briefly(*inside) == describe_refused(*inside), "in a container the command is of no use"
 
 
 def test_the_facts_of_the_host_are_ready_for_json() -> None:

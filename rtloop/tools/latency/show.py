@@ -144,12 +144,11 @@ def _refused(stats: Sequence[Stats]) -> list[Grant]:
 
 
 def _print_refused(out: Console, stats: Sequence[Stats]) -> None:
-    from rtloop.system.grant import describe_refused
+    from rtloop.system.grant import describe_refused_briefly
 
     if refused := _refused(stats):
         out.print("\n[yellow]The loop ran degraded.[/] What is missing:", highlight=False)
-        for grant in refused:
-            out.print(describe_refused(grant), highlight=False, markup=False, soft_wrap=True)
+        out.print(describe_refused_briefly(*refused), highlight=False, markup=False, soft_wrap=True)
 
 
 def tails_of(run: Run) -> list[Tail]:

@@ -433,7 +433,7 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
     """Print the table or the document, write the files, report errors, and return the exit code."""
     from rtloop.revision.tracebacks import describe_exception
     from rtloop.stats import guard_summary
-    from rtloop.system.grant import describe_refused
+    from rtloop.system.grant import describe_refused_briefly
 
     stats, error = outcome.stats, outcome.error
     has_run = stats.cycles + stats.missed > 0
@@ -449,7 +449,7 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
         message = ""
     elif isinstance(error, SetupError) and error.refused:
         advice = "More about this machine: rtloop doctor. Without --strict the loop runs degraded"
-        message = f"not everything was granted\n{describe_refused(*error.refused)}\n{advice}"
+        message = f"not everything was granted\n{describe_refused_briefly(*error.refused)}\n{advice}"
     else:
         message = str(error) if isinstance(error, RtloopError) else describe_exception(error)
     written, unwritten = _write(stats, request) if has_run else ([], "")
@@ -468,7 +468,7 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
         click.echo(explanation_text(stats), nl=False)
     if refused and outcome.kind != "refused" and not request.as_json:
         err.print("\n[yellow]The loop ran degraded.[/] What is missing:")
-        err.print(describe_refused(*refused), markup=False, soft_wrap=True)
+        err.print(describe_refused_briefly(*refused), markup=False, soft_wrap=True)
     for line in [*written, f"rtloop: {unwritten}"] if unwritten else written:
         err.print(line, markup=False, soft_wrap=True)
     if message:
