@@ -338,7 +338,15 @@ class RecorderError(RtloopError, OSError):
 
 
 class RTSetupWarning(RuntimeWarning):
-    """The loop runs, but not under the conditions that were asked for."""
+    """The loop runs, but not under the conditions that were asked for.
+
+    Attributes
+    ----------
+    grants : tuple of Grant
+        The refused requests of a loop that starts degraded; empty in any other warning.
+    """
+
+    grants: tuple[Any, ...] = ()
 
 
 def setup_error(
@@ -370,9 +378,11 @@ def setup_error(
     return error
 
 
-def warn_of_setup(message: str) -> None:
-    """Issue an RTSetupWarning that names the line outside of rtloop that led to it."""
+def warn_of_setup(message: str, grants: tuple[Any, ...] = ()) -> None:
+    """Issue an RTSetupWarning that names the line outside of rtloop that led to it; `grants` are the refused ones."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "rtloop":
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, RTSetupWarning, stacklevel=level)
+    warning = RTSetupWarning(message)
+    warning.grants = grants
+    warnings.warn(warning, stacklevel=level)

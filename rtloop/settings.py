@@ -385,7 +385,9 @@ def _deadline(
                 raise ConfigError(f'{name}={show(value)} needs policy="deadline"; policy is {policy!r}')
         return None, None
     if runtime is None:
-        raise ConfigError('policy="deadline" needs runtime=, the CPU time of one cycle (sched_setattr(2))')
+        raise ConfigError(
+            'policy="deadline" needs runtime=, the CPU time of one cycle (sched_setattr(2)), such as runtime="200us"'
+        )
     if cpu not in (None, "auto"):
         raise ConfigError(
             f'cpu={cpu!r} cannot be combined with policy="deadline": the kernel refuses that policy to pinned threads; '

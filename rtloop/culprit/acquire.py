@@ -25,7 +25,7 @@ __all__ = ["acquire"]
 
 #: Timestamps of so long a time are kept at least, so that a look that comes late still finds them, ns.
 _RECORDED_NS = 200_000_000
-_ROOT = "run as root: sudo $(which python) ...\nor run without it: explain=False"
+_WITHOUT = "or run without it: explain=False"
 
 
 def acquire(
@@ -44,7 +44,7 @@ def acquire(
         return _refused(asked, why, f"record={least} at least; 65536 is the default", 0), None
     if own_pid_namespace() not in (0, FIRST):
         why = "the kernel's trace has thread numbers of the host, and this process is in another pid namespace"
-        return _refused(asked, why, "docker run --pid=host ...\nor run without it: explain=False", 0), None
+        return _refused(asked, why, f"docker run --pid=host ...\n{_WITHOUT}", 0), None
     if needs_interpreter:
         watch_collector()
     try:
@@ -56,18 +56,24 @@ def acquire(
         number = error.errno or errno.EIO
         why = f"{error.filename or 'tracefs'}: {os.strerror(number)}"
         if number in (errno.EACCES, errno.EPERM):
-            return _refused(asked, f"{why}; tracing the kernel needs root", _ROOT, number), None
+            needed = "tracing the kernel needs root" if os.geteuid() else "not even root may trace the kernel here"
+            return _refused(asked, f"{why}; {needed}", f"{_root()}{_WITHOUT}", number), None
         if number == errno.EROFS:
             why += "; tracefs is mounted read-only, as in a container"
             return _refused(asked, why, "give the container the host's /sys/kernel/tracing, writable", number), None
         return _refused(asked, why, "explain=False, or free what is missing", number), None
     except RtloopError as error:
-        return _refused(asked, str(error).partition("; fix")[0], f"{MOUNT}\n{_ROOT}", errno.ENOENT), None
+        return _refused(asked, str(error).partition("; fix")[0], f"{MOUNT}\n{_root()}{_WITHOUT}", errno.ENOENT), None
     stack.callback(tracer.close)
     detail = "a private instance of tracefs, read only when a cycle was late"
     if tracer.missing:
         detail += f"; this kernel has no {', '.join(tracer.missing)}"
     return Grant("explain", asked, asked, ok=True, detail=detail, kind="other"), tracer
+
+
+def _root() -> str:
+    """Return the line of a fix that gives the rights of root; empty for root."""
+    return "run as root: sudo $(which python) ...\n" if os.geteuid() else ""
 
 
 def _refused(asked: str, why: str, fix: str, number: int) -> Grant:

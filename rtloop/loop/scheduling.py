@@ -11,7 +11,7 @@ from rtloop.settings import POLICIES, Settings, format_policy
 from rtloop.system import checks, refusal_cause
 from rtloop.system.cpu import format_cpu_list, mask_to_cpus
 from rtloop.system.cpu_choice import CpuChoice, auto_cpus
-from rtloop.system.cpuset import explain_outside, read_mask
+from rtloop.system.cpuset import describe_absent, explain_outside, read_mask
 from rtloop.system.fileio import read_text
 from rtloop.system.fixes import capability_fix, cpuset_fix, filter_fix, throttling_fix
 from rtloop.system.grant import Grant
@@ -238,7 +238,10 @@ def _cpu_grant(settings: Settings, request: dict[str, Any], report: dict[str, An
     detail += f"allowed here: {format_cpu_list(allowed)}"
     fix = ""
     if not is_same:
-        fix = cpuset_fix(format_cpu_list(allowed))
+        absent = describe_absent(asked)
+        fix = f"request CPUs of this cpuset: {format_cpu_list(allowed)}"
+        if not absent:
+            fix = cpuset_fix(format_cpu_list(allowed), format_cpu_list({*allowed, *asked}))
         if outside := explain_outside(asked, allowed):
             detail += f"; {outside}"
         elif rc:

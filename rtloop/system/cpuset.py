@@ -17,6 +17,7 @@ from rtloop.system.fileio import parse_fields, read_text
 __all__ = [
     "Cpuset",
     "Partition",
+    "describe_absent",
     "explain_outside",
     "list_partitions",
     "own_cpuset",
@@ -133,6 +134,26 @@ def partitioned_cpus(root: str = _ROOT) -> tuple[int, ...]:
     return read_cpus(f"{_top(root)}/cpuset.cpus.isolated") or ()
 
 
+def describe_absent(
+    cpus: Iterable[int], online: Iterable[int] | None = None, present: Iterable[int] | None = None
+) -> str:
+    """Return which CPUs do not exist, or are offline; empty if all are online, or it is not known which are.
+
+    `online` and `present` are those of this machine by default.
+    """
+    if online is None:
+        online = read_cpus("/sys/devices/system/cpu/online") or ()
+    if present is None:
+        present = read_cpus("/sys/devices/system/cpu/present") or ()
+    online, absent = set(online), set(cpus) - set(online)
+    if not online or not absent:
+        return ""
+    offline = absent & set(present)
+    kinds = {"does not exist": absent - offline, "is offline": offline}
+    parts = [f"CPU {format_cpu_list(some)} {kind}" for kind, some in kinds.items() if some]
+    return f"{' and '.join(parts)}; online: {format_cpu_list(online)}"
+
+
 def explain_outside(
     cpus: Iterable[int], allowed: Iterable[int], proc: str = "/proc/self/cgroup", root: str = _ROOT
 ) -> str:
@@ -150,7 +171,7 @@ def explain_outside(
             parts.append(f"CPU {cpu} belongs to the partition {owners[cpu]}")
     rest = [cpu for cpu in missing if cpu not in owners]
     if absent := [cpu for cpu in rest if online and cpu not in online]:
-        parts.append(f"CPU {format_cpu_list(absent)} is not online")
+        parts.append(describe_absent(absent))
     if outside := [cpu for cpu in rest if cpu not in absent]:
         where = f"the cpuset {own.path}, which has {format_cpu_list(own.cpus)}" if own else "the cpuset"
         parts.append(f"CPU {format_cpu_list(outside)} is outside of {where}")

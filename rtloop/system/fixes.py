@@ -204,12 +204,20 @@ def group_threads_fix(path: str) -> str:
     )
 
 
-def cpuset_fix(allowed: str) -> str:
-    """Return the lines that make more CPUs usable; `allowed` lists those that are usable now."""
+def cpuset_fix(allowed: str, wanted: str = "") -> str:
+    """Return the lines that make more CPUs usable.
+
+    Parameters
+    ----------
+    allowed : str
+        The CPUs that are usable now, such as ``"0-1"``.
+    wanted : str
+        All that are to be; empty if it is up to the user.
+    """
     return (
         f"request CPUs among {allowed}, or widen the set:\n"
-        f"systemd:    in the unit's [Service] section\n{_INDENT}AllowedCPUs=\n"
-        "container:  docker run --cpuset-cpus=... ...\n"
+        f"systemd:    in the unit's [Service] section\n{_INDENT}AllowedCPUs={wanted or '...'}\n"
+        f"container:  docker run --cpuset-cpus={wanted or '...'} ...\n"
         "kubernetes: whole CPUs, requests equal to limits, and cpuManagerPolicy: static in the kubelet's configuration"
     )
 

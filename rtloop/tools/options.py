@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import warnings
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtloop.errors import ConfigError
+from rtloop.errors import ConfigError, RTSetupWarning
+from rtloop.settings import make_settings
+from rtloop.system.cpuset import describe_absent
 from rtloop.units import parse_duration, parse_period
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from rtloop.stats.stats import Stats
+    from rtloop.system.grant import Grant
 
 __all__ = [
     "OUTPUT_FILE",
     "as_json_option",
+    "as_options",
+    "check_cpus",
     "check_folder",
     "check_picture",
     "complete_loop",
@@ -32,6 +40,7 @@ __all__ = [
     "explanation_text",
     "plot_option",
     "rate_option",
+    "refusals_first",
     "say_once",
     "to_duration",
     "to_exact_period",
@@ -48,6 +57,16 @@ _FORMS = (
     "; write it with a unit, such as 250us, 10ms or 2s",
     "; write a rate, such as 4kHz, or a period, such as 250us",
 )
+#: Grants, or kinds of grants, that a setting asks for.
+_ASKED = {
+    "policy": "policy", "priority": "policy", "runtime": "policy", "deadline": "policy", "cpu": "cpu",
+    "spin": "rt_bandwidth", "lock_memory": "lock", "explain": "explain", "guard": "guard",
+    "dma_latency": "dma_latency", "core_dumps": "core_dumps", "flush_denormals": "denormals",
+}  # fmt: skip
+#: Settings whose option has another name.
+_RENAMED = {"lock_memory": "lock"}
+_VALUE = r"'([^']*)'|\"([^\"]*)\"|[(\[]([^)\]]*?),?[)\]]|([\w.]+)"
+_SETTING = re.compile(rf"(?<![\w.-])({'|'.join(make_settings.__kwdefaults__ or ())})=(?:{_VALUE})?")
 
 
 def complete_loop(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -139,6 +158,66 @@ def check_folder(path: Path, option: str) -> None:
     """Refuse a file that cannot be made, before the runs."""
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise click.BadParameter(f"{path.parent} is not a writable folder", param_hint=option)
+
+
+def check_cpus(cpus: object, option: str) -> None:
+    """Refuse CPUs that this machine does not have, or that are offline. Anything else than CPUs is not checked."""
+    every = [cpus] if isinstance(cpus, int) else cpus
+    if isinstance(every, (list, tuple)) and all(type(cpu) is int for cpu in every) and (why := describe_absent(every)):
+        raise click.BadParameter(why, param_hint=option)
+
+
+def as_options(text: str) -> str:
+    """Write the settings in a message of the Python interface as options of the present command.
+
+    ``cpu=3`` becomes ``--cpu 3``, and a setting without an option of its own ``-p NAME=VALUE``.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return text
+    options = {one.name for one in context.command.params}
+
+    def as_option(found: re.Match[str]) -> str:
+        name = _RENAMED.get(found[1], found[1])
+        value = next((one for one in found.groups()[1:] if one is not None), "").replace(", ", ",")
+        if name not in options:
+            return f"-p {found[1]}={value}"
+        if value in ("True", "False"):
+            return f"--{name}" if value == "True" else f"leave out --{name}"
+        return f"--{name} {value.lower() if value == 'None' else value}".rstrip()
+
+    return _SETTING.sub(as_option, text)
+
+
+@contextmanager
+def refusals_first(asked: Collection[str], tell: Callable[[tuple[Grant, ...]], None]) -> Iterator[None]:
+    """Tell which of the settings that were asked for a loop is refused, before its first cycle.
+
+    All other warnings of its setup are left to the end of the run.
+
+    Parameters
+    ----------
+    asked : collection of str
+        Names of the settings that were asked for by name.
+    tell : callable
+        Called with the refused grants, if there are any.
+    """
+    wanted = {_ASKED[name] for name in asked if name in _ASKED}
+    told: set[Grant] = set()
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **others: Any) -> None:
+        if not isinstance(message, RTSetupWarning):
+            before(message, category, *rest, **others)
+            return
+        refused = tuple(one for one in message.grants if {one.name, one.kind} & wanted and one not in told)
+        told.update(refused)
+        if refused:
+            tell(refused)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RTSetupWarning)
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def say_once() -> Callable[[str], None]:

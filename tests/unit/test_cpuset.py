@@ -8,7 +8,7 @@ import pytest
 
 from rtloop.system.cpu import parse_cpu_list
 from rtloop.system.cpu_choice import CpuChoice, choose_auto
-from rtloop.system.cpuset import Cpuset, explain_outside, own_cpuset
+from rtloop.system.cpuset import Cpuset, describe_absent, explain_outside, own_cpuset
 
 PROC = "proc/self/cgroup"
 
@@ -57,7 +57,7 @@ def test_a_cpu_outside_is_named_with_its_partition(tmp_path: Path) -> None:
     }  # fmt: skip
     where = tree(tmp_path, files, "0::/app")
     assert explain_outside([0, 1], [0], *where) == "CPU 1 belongs to the partition /rt"
-    assert explain_outside([4095], [0], *where) == "CPU 4095 is not online"
+    assert explain_outside([4095], [0], *where).startswith("CPU 4095 does not exist; online: ")
     assert explain_outside([0], [0], *where) == ""
     assert own_cpuset(str(tmp_path / "none"), where[1]) is None
 
@@ -86,3 +86,11 @@ def test_auto_takes_what_is_isolated_and_allowed(
     assert choice.cpus == (None if cpus is None else parse_cpu_list(cpus))
     assert words in choice.why and bool(words) == bool(choice.why)
     assert isinstance(choice, CpuChoice)
+
+
+def test_cpus_that_do_not_exist_and_cpus_that_are_offline_are_told_apart() -> None:
+    assert describe_absent([0, 1], online=[0, 1], present=[0, 1, 2]) == ""
+    assert describe_absent([1, 9], online=[0, 1], present=[0, 1]) == "CPU 9 does not exist; online: 0-1"
+    both = "CPU 8-9 does not exist and CPU 2 is offline; online: 0-1"
+    assert describe_absent([2, 8, 9], online=[0, 1], present=[0, 1, 2]) == both
+    assert describe_absent([9], online=[], present=[]) == "", "it is not known which are online"

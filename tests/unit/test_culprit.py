@@ -776,12 +776,26 @@ def test_a_refused_trace_is_a_grant_with_its_fix(monkeypatch, error, detail, fix
 
     monkeypatch.setattr(acquire, "RunTracer", fail)
     monkeypatch.setattr(acquire, "own_pid_namespace", lambda: acquire.FIRST)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     settings = make_settings("loop", "1ms", explain="200us")
     with ExitStack() as stack:
         grant, made = acquire.acquire(settings, stack, None, 1, needs_interpreter=True, has_own_wait=False)
     assert made is None and not grant.ok
     assert (grant.requested, grant.granted) == ("delays beyond 200 us", "no trace")
     assert detail in grant.detail and fix in grant.fix
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "", "x"), RtloopError("tracefs is not mounted; fix: mount")])
+def test_root_is_not_told_to_become_root(monkeypatch, error):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(acquire, "RunTracer", fail)
+    monkeypatch.setattr(acquire, "own_pid_namespace", lambda: acquire.FIRST)
+    for uid, is_told in ((0, False), (1000, True)):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        grant = acquired()
+        assert ("sudo $(which python)" in grant.fix) == is_told and "needs root" not in grant.detail * (not uid)
 
 
 def acquired(**settings: object) -> Grant:

@@ -171,7 +171,7 @@ def test_a_breakpoint_that_is_not_hit_changes_nothing() -> None:
         (("--trace", "x.txt"), "give --breakpoint"), (("--compare", "--breakpoint", "5"), "--compare"),
         (("--load", "rain"), "rain"), (("--duration", "5"), "duration"), (("--rate", "-1"), "rate"),
         (("--priority", "100"), "100"), (("--duration", "20ms"), "less than 20 cycles"),
-        (("--cpus", "0-9999999999"), "give numbers"),
+        (("--cpus", "0-9999999999"), "give numbers"), (("--cpus", "4711"), "CPU 4711 does not exist; online: "),
         (("--spin", "long"), "such as 250us"), (("--breakpoint", "5", "--trace", "/nowhere/x"), "/nowhere"),
     ],
 )  # fmt: skip

@@ -48,12 +48,11 @@ def warn_tai(settings: Settings, offset_s: int) -> None:
 
 def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
     """Warn of a degraded loop, with all requests that were refused."""
-    refused = [grant for grant in grants if not grant.ok]
-    if refused:
+    if refused := tuple(grant for grant in grants if not grant.ok):
         count = "1 request was" if len(refused) == 1 else f"{len(refused)} requests were"
         text = describe_refused(*refused)
         message = f"{name} runs degraded: {count} refused:\n{text}\nMore about this machine: rtloop doctor"
-        warn_of_setup(message)
+        warn_of_setup(message, refused)
 
 
 def warn_lost(lost: Sequence[Grant], name: str) -> None:

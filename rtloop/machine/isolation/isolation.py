@@ -19,6 +19,7 @@ from rtloop.machine.isolation.step import Step, is_satisfied, put, read
 from rtloop.process.signal_shield import shielded
 from rtloop.system.cgroup import controller_groups
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
+from rtloop.system.cpuset import describe_absent
 
 __all__ = ["Isolation", "check_cpus", "isolated", "missing_rights", "stale_journals", "undo"]
 
@@ -42,10 +43,8 @@ def check_cpus(kernel: Kernel, cpus: str | int | Iterable[int]) -> Request:
         raise ConfigError(f"cpus={cpus!r}: give the CPUs to isolate, such as '3' or '2-3', or a list of numbers")
     online = kernel.cpus("/sys/devices/system/cpu/online") or tuple(range(os.cpu_count() or 1))
     text = format_cpu_list(asked)
-    if strange := set(asked) - set(online):
-        present = kernel.cpus("/sys/devices/system/cpu/present")
-        kind = "is offline" if strange <= set(present) else "does not exist"
-        raise ConfigError(f"cpus={text!r}: CPU {format_cpu_list(strange)} {kind}; online: {format_cpu_list(online)}")
+    if absent := describe_absent(asked, online, kernel.cpus("/sys/devices/system/cpu/present")):
+        raise ConfigError(f"cpus={text!r}: {absent}")
     taken: dict[int, str] = {}
     for journal in journals(kernel):
         with suppress(ValueError):

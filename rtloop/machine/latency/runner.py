@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import RtloopError, RTSetupWarning
@@ -13,6 +13,7 @@ from rtloop.process.nap import nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from rtloop.machine.latency.load import Load
     from rtloop.stats.stats import Stats
@@ -54,6 +55,7 @@ def run_loops(
     trace_fd: int = -1,
     load: Load | None = None,
     progress: Callable[[float, list[Stats]], None] | None = None,
+    starting: AbstractContextManager[Any] | None = None,
     **settings: Any,
 ) -> Run:
     """Run one loop on each of `cpus` until the time is over, a loop is late, or the user interrupts.
@@ -72,6 +74,8 @@ def run_loops(
         A load that must keep running.
     progress : callable, optional
         Called now and then with the seconds passed and the statistics so far.
+    starting : context manager, optional
+        Entered for the start of the loops, for their warnings; by default these are ignored.
     **settings
         Of every loop.
 
@@ -92,7 +96,7 @@ def run_loops(
         for loop in loops:
             stack.callback(loop.stop)  # each of them, even if stopping another one fails
         try:
-            _run(loops, duration_ns, load, progress)
+            _run(loops, duration_ns, load, progress, starting)
         except KeyboardInterrupt as error:
             interrupt = error
     if interrupt is None:
@@ -106,9 +110,11 @@ def _run(
     duration_ns: int,
     load: Load | None,
     progress: Callable[[float, list[Stats]], None] | None,
+    starting: AbstractContextManager[Any] | None,
 ) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RTSetupWarning)  # reported once, at the end
+    with warnings.catch_warnings(), starting or nullcontext():
+        if starting is None:
+            warnings.simplefilter("ignore", RTSetupWarning)  # reported once, at the end
         for loop in loops:
             loop.start()
     begin = time.monotonic()

@@ -13,6 +13,7 @@ from rtloop.errors import RtloopError
 from rtloop.machine.latency.load import LOADS, Load
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 from rtloop.system.cpu_choice import usable_isolated_cpus
+from rtloop.system.cpuset import describe_absent
 from rtloop.tools.interruption import ended_by_signals, exit_code
 from rtloop.tools.options import (
     OUTPUT_FILE,
@@ -25,6 +26,7 @@ from rtloop.tools.options import (
     explanation_text,
     plot_option,
     rate_option,
+    refusals_first,
     to_duration,
     to_spin,
 )
@@ -49,6 +51,8 @@ PAIRS = 3
 HIT = 3
 #: The least length of a measurement; a warm-up is half of it.
 MIN_CYCLES = 20
+#: Settings whose option has another name.
+_SETTINGS = {"cpus": "cpu", "explain_above": "explain"}
 
 
 def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]:
@@ -64,8 +68,10 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
     except ValueError:
         raise click.BadParameter(f"{value!r}: give numbers such as 0,2-3, or all, or auto", ctx, param) from None
     if not found or not {*found} <= {*allowed}:
-        text = format_cpu_list(allowed)
-        raise click.BadParameter(f"{value!r}: this process may run only on CPUs {text}", ctx, param)
+        absent = describe_absent(set(found) - set(allowed))
+        why = f"{absent}; " if absent else ""
+        text = f"{value!r}: {why}this process may run only on CPUs {format_cpu_list(allowed)}"
+        raise click.BadParameter(text, ctx, param)
     return list(found)
 
 
@@ -188,11 +194,21 @@ def _measure(
 ) -> Run:
     from rtloop.machine.latency.kernel_trace import KernelTrace
     from rtloop.machine.latency.runner import run_loops
-    from rtloop.tools.latency.show import Progress
+    from rtloop.tools.latency.show import Progress, print_early
 
+    context = click.get_current_context()
+    given = [
+        _SETTINGS.get(name, name)
+        for name in context.params
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    starting = refusals_first(given, lambda refused: print_early(err, refused))
     with Load(kind) as load, KernelTrace() if trace else nullcontext() as tracing, Progress(err, asked) as progress:
         fd = -1 if tracing is None else tracing.fd
-        run = run_loops(cpus, limit_ns=limit_ns, trace_fd=fd, load=load, progress=progress.update, **asked)
+        run = run_loops(
+            cpus, limit_ns=limit_ns, trace_fd=fd, load=load, progress=progress.update,
+            starting=starting, **asked,
+        )  # fmt: skip
         if tracing is not None and trace is not None and any(run.hits):
             tracing.save(trace)
     return run

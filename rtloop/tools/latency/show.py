@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.machine.latency.tail import Tail, conclude
+from rtloop.tools.options import as_options
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rtloop.stats.stats import Stats
     from rtloop.system.grant import Grant
 
-__all__ = ["Progress", "conclude_run", "draw", "join_pairs", "print_comparison", "print_run", "tails_of"]
+__all__ = ["Progress", "conclude_run", "draw", "join_pairs", "print_comparison", "print_early", "print_run", "tails_of"]
 
 _PERCENTILES = (50, 99, 99.9, 99.99)
 _SHOWN_RECORDS = 8
@@ -143,12 +144,23 @@ def _refused(stats: Sequence[Stats]) -> list[Grant]:
     return list({grant.name: grant for one in stats for grant in one.grants if not grant.ok}.values())
 
 
-def _print_refused(out: Console, stats: Sequence[Stats]) -> None:
+def print_early(err: Console, refused: Sequence[Grant]) -> None:
+    """Print which requests are refused of those that were made by an option, before the first cycle."""
+    err.print("[yellow]The loop starts without what was asked for:[/]", highlight=False)
+    err.print(_describe(*refused), highlight=False, markup=False, soft_wrap=True)
+
+
+def _describe(*refused: Grant) -> str:
     from rtloop.system.grant import describe_refused_briefly
+
+    return as_options(describe_refused_briefly(*refused))
+
+
+def _print_refused(out: Console, stats: Sequence[Stats]) -> None:
 
     if refused := _refused(stats):
         out.print("\n[yellow]The loop ran degraded.[/] What is missing:", highlight=False)
-        out.print(describe_refused_briefly(*refused), highlight=False, markup=False, soft_wrap=True)
+        out.print(_describe(*refused), highlight=False, markup=False, soft_wrap=True)
 
 
 def tails_of(run: Run) -> list[Tail]:

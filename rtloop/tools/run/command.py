@@ -21,6 +21,8 @@ from rtloop.tools.interruption import Terminated, ended_by_signals, exit_code, n
 from rtloop.tools.options import (
     OUTPUT_FILE,
     as_json_option,
+    as_options,
+    check_cpus,
     check_picture,
     exact_rate_option,
     explain_above_option,
@@ -28,6 +30,7 @@ from rtloop.tools.options import (
     explained,
     explanation_text,
     plot_option,
+    refusals_first,
     to_duration,
     to_spin,
 )
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.revision.examination import Examined
     from rtloop.stats.stats import Stats
+    from rtloop.system.grant import Grant
     from rtloop.tools.run.saved_files import SavedFiles
     from rtloop.tools.run.watch import Watch
 
@@ -48,6 +52,8 @@ __all__ = ["NOT_KEPT", "Outcome", "Request", "run"]
 
 #: The exit code of --strict if a grant was refused, or not every cycle was on time.
 NOT_KEPT = 3
+#: Settings whose option has another name.
+_SETTINGS = {"lock": "lock_memory"}
 
 
 class Outcome(NamedTuple):
@@ -125,6 +131,13 @@ class Request:
             raise click.UsageError(
                 "--simulate needs --duration or --cycles: otherwise the simulation would have no end"
             )
+        if self.simulate and (self.settings["explain"] or self.given.get("explain")):
+            raise click.UsageError(
+                "--explain and --simulate exclude each other: in virtual time there is no kernel to trace"
+            )
+        if not self.simulate:
+            for cpus in (self.settings["cpu"], self.given.get("cpu")):
+                check_cpus(cpus, "--cpu")
         if self.watch and self.simulate:
             raise click.UsageError("--watch and --simulate exclude each other: virtual time does not wait for a save")
         if not self.watch and (self.rehearse or self.trial):
@@ -286,8 +299,10 @@ def run(**options: Any) -> int:
             if "period" in request.given and _is_given("rate"):
                 raise TargetError("the period is given twice: by --rate and by -p")
             loop = _make(err, found, request)
-        except (TargetError, ConfigError) as error:
+        except TargetError as error:
             raise click.UsageError(str(error)) from None
+        except ConfigError as error:
+            raise click.UsageError(as_options(str(error))) from None
         except Terminated as error:  # the build folder has been removed
             err.print(f"Stopped by {name_of(error)}.")
             return exit_code(error)
@@ -384,8 +399,7 @@ def _user_error(error: BaseException, what: str) -> click.ClickException:
 
 
 def _make(err: Console, found: Target, request: Request, defaults: Mapping[str, Any] | None = None) -> RTLoop:
-    renamed = {"lock": "lock_memory"}
-    settings = {renamed.get(name, name): value for name, value in request.settings.items() if value is not None}
+    settings = {_SETTINGS.get(name, name): value for name, value in request.settings.items() if value is not None}
     if settings.get("cpu") == "none":
         settings["cpu"] = None
     if request.strict:
@@ -413,10 +427,15 @@ def _make(err: Console, found: Target, request: Request, defaults: Mapping[str, 
 
 
 def _run(err: Console, loop: RTLoop, request: Request) -> Outcome:
+    from rtloop.system.grant import describe_refused_briefly
     from rtloop.tools.run.show import LiveLine
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RTSetupWarning)  # reported at the end
+    def tell(refused: tuple[Grant, ...]) -> None:
+        err.print("[yellow]The loop starts without what was asked for:[/]")
+        err.print(as_options(describe_refused_briefly(*refused)), markup=False, soft_wrap=True)
+
+    asked = [_SETTINGS.get(name, name) for name, value in request.settings.items() if value is not None]
+    with refusals_first([*asked, *request.given], tell):
         try:
             with LiveLine(err, loop, request.seconds):
                 stats = loop.simulate(**request.limit) if request.simulate else loop.run(**request.limit)
@@ -449,7 +468,8 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
         message = ""
     elif isinstance(error, SetupError) and error.refused:
         advice = "More about this machine: rtloop doctor. Without --strict the loop runs degraded"
-        message = f"not everything was granted\n{describe_refused_briefly(*error.refused)}\n{advice}"
+        missing = as_options(describe_refused_briefly(*error.refused))
+        message = f"not everything was granted\n{missing}\n{advice}"
     else:
         message = str(error) if isinstance(error, RtloopError) else describe_exception(error)
     written, unwritten = _write(stats, request) if has_run else ([], "")
@@ -468,7 +488,7 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
         click.echo(explanation_text(stats), nl=False)
     if refused and outcome.kind != "refused" and not request.as_json:
         err.print("\n[yellow]The loop ran degraded.[/] What is missing:")
-        err.print(describe_refused_briefly(*refused), markup=False, soft_wrap=True)
+        err.print(as_options(describe_refused_briefly(*refused)), markup=False, soft_wrap=True)
     for line in [*written, f"rtloop: {unwritten}"] if unwritten else written:
         err.print(line, markup=False, soft_wrap=True)
     if message:
