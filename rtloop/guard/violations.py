@@ -28,6 +28,9 @@ _FUNCTIONS = ("malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc"
               "pvalloc", "reallocarray")  # fmt: skip
 #: A fault so soon after a fork is most likely the first write to a page that the fork made copy-on-write.
 _AFTER_FORK_NS = 1_000_000_000
+#: What calls the dynamic linker on purpose.
+_LINKER_CALLS = ("dlopen", "dlmopen", "dlclose", "dlsym", "dlvsym", "dladdr", "dladdr1", "dlinfo", "dl_iterate_phdr",
+                 "_dl_find_object")  # fmt: skip
 _NOT_USERS = ("libc.so", "libc-", "ld-linux", "ld-", "libpthread", "libm.so", "libstdc++", "libgcc_s", "libpython",
               "librtloop_guard", "[vdso]", "[vsyscall]")  # fmt: skip
 #: The package's own folders with compiled code that runs around a step; the demo counts as the user's.
@@ -118,7 +121,8 @@ def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]
     """Return the place in the user's code, and the functions through which it led to the violation.
 
     `frames` are the address of the violation and then words of the stack, innermost first, which may be return
-    addresses.
+    addresses. Remains of earlier calls, in a buffer that a function has not filled, are left out as far as the machine
+    code of the call shows them: it calls another library than the one that was in fact called.
     """
     from rtloop.guard.symbols import called_at, is_return_address, place_of
 
@@ -133,9 +137,42 @@ def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]
             if is_users(place.module):
                 called = called_at(frame)
                 return place, _from(None if called is None else place_of(called), drop_internals(through))
-            if os.path.dirname(place.module) not in _own_folders():  # else an old frame of the loop itself
+            is_own = os.path.dirname(place.module) in _own_folders()  # an old frame of the loop itself
+            if not is_own and _may_have_called(frame, through[-1]):
                 through.append(place)
     return first, []  # without a place in the user's code, old frames cannot be told from those of this call
+
+
+def _may_have_called(frame: int, inner: Place) -> bool:
+    """Return False if the call before a return address leads to another file than that of the next frame inside.
+
+    Calls through a register may lead anywhere, and a call of any function may lead to the dynamic linker.
+    """
+    from rtloop.guard.symbols import called_at, place_of
+
+    called = None if is_linker(inner) else called_at(frame)
+    return called is None or place_of(called).module == inner.module
+
+
+def is_linker(place: Place) -> bool:
+    """Return True for code of the dynamic linker."""
+    return os.path.basename(place.module).startswith("ld-")
+
+
+def _binding_note(v: RawViolation, through: Sequence[Place]) -> str:
+    """Return the cause of a violation in the dynamic linker, or in what it has called, else an empty text.
+
+    A function is bound, and thread-local storage allocated, once: what happens again in later cycles has another cause,
+    and so has what a call such as dlopen(3) does. A linker's frame further outside that has called through a register
+    may be the remains of an earlier call.
+    """
+    from rtloop.guard.symbols import called_at
+
+    at = next((i for i, place in enumerate(through) if is_linker(place)), None)
+    is_asked = any(place.symbol in _LINKER_CALLS for place in through)
+    if at is None or is_asked or v.cycle != v.last_cycle or (at and called_at(through[at].address) is None):
+        return ""
+    return "in the dynamic linker: lazy binding, or thread-local storage"
 
 
 def drop_internals(through: list[Place]) -> list[Place]:
@@ -200,8 +237,7 @@ def _entry(
             note = f"the last one {last}"
         if not note and moved > 0:
             note = f"{moved} pages of the machine were moved during the run (compaction)"
-    if any(os.path.basename(place.module).startswith("ld-") for place in through):
-        note = "; ".join(filter(None, (note, "in the dynamic linker: lazy binding, or thread-local storage")))
+    note = "; ".join(filter(None, (note, _binding_note(v, through))))
     file, line = lines.get(where.address, (None, None))
     return {
         "cycle": v.cycle,

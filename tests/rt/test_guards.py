@@ -147,6 +147,18 @@ def test_planted_lazy_binding(guilty: ModuleType, samples: None) -> None:
     assert "dynamic linker" in first["note"]
 
 
+def test_remains_of_a_call_of_the_dynamic_linker_are_no_cause(watched: Guilty, dispatch: None) -> None:
+    done = watched("""
+    s = guilty.Talker(guard="count").run(cycles=40)
+    for v in s.guard["violations"]:
+        if v["detail"] == "write":
+            print("\\n!", v["last_cycle"], v["through"][0], v["through"][-1], repr(v["note"]), " ".join(v["through"]))
+    """)
+    found = [line for line in done.stdout.splitlines() if line.startswith("! 39 ")]
+    assert len(found) == 1 and found[0].startswith("! 39 printf write ''"), (done.stdout, done.stderr)
+    assert " ld-" not in found[0]
+
+
 @pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python has no GIL to wait for")
 def test_planted_GIL(guilty: ModuleType, dispatch: None) -> None:
     loop = guilty.Pythonic(guard="count")

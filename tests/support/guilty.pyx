@@ -150,6 +150,17 @@ cdef class Printer(Guilty):
         fflush(stdout)
 
 
+cdef class Talker(Guilty):
+    """Prints, and then takes the GIL: whose calls leave their remains where the next printf has its buffer."""
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        printf(b"%d\n", <int>cycle.index)
+        fflush(stdout)
+        with gil:
+            pass
+        return RT_CONTINUE
+
+
 cdef class Allocator(Guilty):
     cdef void crime(self) noexcept nogil:
         global kept

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.guard import violations
+from rtloop.guard import symbols, violations
 from rtloop.guard.guard_block import GuardBlock, RawViolation
 from rtloop.guard.symbols import Place
 from rtloop.memory import forks
@@ -161,6 +161,66 @@ def test_the_way_begins_with_the_function_that_the_users_code_called() -> None:
     assert violations._from(place("printf"), through) == through[:3]
     assert violations._from(place("puts"), through) == [*through, place("puts")], "it called something that jumped on"
     assert violations._from(None, through) == through, "the machine code does not tell"
+
+
+#: Code of a process, by address: its file, its function, and what the call just before it leads to, if that is known.
+CODE: dict[int, tuple[str, str, int | None]] = {
+    10: ("/lib/libc.so.6", "write", None),
+    11: ("/lib/libc.so.6", "new_do_write", 10),
+    12: ("/lib/libc.so.6", "printf", 11),
+    20: ("/lib/ld-linux.so.2", "_dl_lookup", None),
+    21: ("/lib/ld-linux.so.2", "_dl_fixup", 20),
+    22: ("/lib/ld-linux.so.2", "__tls_get_addr", 31),
+    23: ("/lib/ld-linux.so.2", "call_init", None),
+    30: ("/lib/libpython3.so", "PyGILState_Ensure", 32),
+    31: ("/lib/libc.so.6", "malloc", None),
+    32: ("/lib/libpython3.so", "PyThreadState_New", None),
+    40: ("/lib/libc.so.6", "dlsym", 21),
+    90: ("/home/me/servo.so", "step", 12),
+    91: ("/home/me/servo.so", "step", 31),
+    92: ("/home/me/servo.so", "step", 40),
+}
+BINDING = "in the dynamic linker: lazy binding, or thread-local storage"
+
+
+@pytest.mark.parametrize(
+    ("stack", "more", "through", "note"),
+    [
+        ((10, 11, 21, 30, 12, 90), {}, ["printf", "new_do_write", "write"], ""),
+        ((10, 11, 21, 12, 90), {"last_cycle": 7}, ["printf", "new_do_write", "write"], ""),
+        ((20, 21, 91), {}, ["malloc", "_dl_fixup", "_dl_lookup"], BINDING),
+        ((20, 21, 30, 91), {}, ["malloc", "PyGILState_Ensure", "_dl_fixup", "_dl_lookup"], BINDING),
+        ((31, 22, 91), {}, ["malloc"], ""),
+        ((31, 22, 21, 90), {}, ["printf", "_dl_fixup", "__tls_get_addr", "malloc"], BINDING),
+        ((20, 21, 91), {"last_cycle": 50}, ["malloc", "_dl_fixup", "_dl_lookup"], ""),
+        ((20, 21, 40, 92), {}, ["dlsym", "_dl_fixup", "_dl_lookup"], ""),
+        ((31, 23, 91), {}, ["malloc"], ""),
+    ],
+    ids=[
+        "the remains of a binding in a buffer",
+        "the same in later cycles",
+        "a binding",
+        "a binding by a library that the step has called",
+        "an allocation by the step",
+        "an allocation by the linker",
+        "again in a later cycle",
+        "dlsym",
+        "remains that may have called anything",
+    ],
+)
+def test_the_dynamic_linker_is_a_cause_where_it_runs_and_once(
+    stack: tuple[int, ...], more: dict[str, int], through: list[str], note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(address: int, *, is_return: bool = False) -> Place:
+        return Place(address, CODE[address][0], address, CODE[address][1])
+
+    monkeypatch.setattr(symbols, "place_of", place)
+    monkeypatch.setattr(symbols, "is_return_address", lambda address: True)
+    monkeypatch.setattr(symbols, "called_at", lambda address: CODE[address][2])
+    monkeypatch.setattr(violations, "migrated_pages", lambda: 0)
+    block = Block(raw(2, cycle=5, frames=stack, **{"last_cycle": 5, **more}))
+    (found,) = violations.list_violations(block, has_lines=False)  # type: ignore[arg-type]
+    assert (found["symbol"], found["through"], found["note"]) == ("step", through, note)
 
 
 # The functions between the user's code and the violation, innermost first.
