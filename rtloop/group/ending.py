@@ -33,8 +33,8 @@ def _has_hung(control: Control | ChildMember) -> bool:
 def wait_all(controls: Sequence[Control | ChildMember], deadline: int | None) -> tuple[bool, StopTimeoutError | None]:
     """Wait until the loops have ended, or until `deadline` on the monotonic clock.
 
-    The wait for a stuck loop ends two seconds after the watchdog found it, and that for a loop that does not end
-    although the limit of the run has passed after its `leave_timeout`.
+    The wait for a stuck loop ends two seconds after the watchdog found it, and that for a loop whose step does not
+    return although the limit of the run has passed after its `leave_timeout`, or a longer period.
 
     Returns
     -------

@@ -247,8 +247,9 @@ class LoopGroup:
     def wait(self, timeout: Duration | None = None) -> bool:
         """Wait until all loops have ended, for whatever reason.
 
-        The wait for a loop that the watchdog has found stuck ends two seconds after that, and that for a loop that does
-        not end although the duration of :meth:`run` is over after its ``leave_timeout``.
+        The wait for a loop that the watchdog has found stuck ends two seconds after that. The wait for a loop whose step
+        does not return although the duration of :meth:`run` is over ends after its ``leave_timeout``, or a longer
+        period.
 
         Parameters
         ----------
@@ -309,8 +310,8 @@ class LoopGroup:
             The reason for which a loop failed, when all have ended. A WatchdogError is also raised if the loop is still
             stuck; a note then reports that. A step in Python raises its own exception.
         StopTimeoutError
-            If the duration of :meth:`run` is over, and then neither a cycle of a loop nor its ``leave`` ends within its
-            ``leave_timeout``.
+            If the duration of :meth:`run` is over, and then no cycle of a loop ends within its ``leave_timeout`` or its
+            period, whichever is longer.
         KeyboardInterrupt
             On Ctrl-C, which stops all loops.
         StateError

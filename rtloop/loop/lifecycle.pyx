@@ -442,8 +442,11 @@ cdef class Control:
         return self._wait(None if timeout_ns is None else time.monotonic_ns() + timeout_ns, None)
 
     def make_overdue(self):
-        """Make the judge of the present run, which finds out whether it does not end although its limit has passed."""
-        return Overdue(self._progress_past_limit, self.leave_timeout_ns)
+        """Make the judge of the present run, which finds out whether a cycle does not end although the limit has passed.
+
+        A step may take a period, however long that is.
+        """
+        return Overdue(self._progress_past_limit, max(self.leave_timeout_ns, self.settings.period_ns))
 
     def _progress_past_limit(self):
         return None if self.is_simulated() or not self.is_under_way() else self.thread.progress_past_limit()

@@ -523,8 +523,8 @@ cdef class _RTLoop_2:
         SetupError, StateError, CallbackError, OverrunError, ClockStepError, GuardError, KeyboardInterrupt
             As :meth:`start` and :meth:`join`.
         StopTimeoutError
-            If the limit has passed, and then neither a cycle nor ``leave`` ends within ``leave_timeout``. The thread
-            ends when the callback returns. A cycle that hangs before `cycles` are complete is not found.
+            If the duration is over, and then no cycle ends within ``leave_timeout`` or a period, whichever is longer.
+            The thread ends when the callback returns. A cycle that hangs before `cycles` are complete is not found.
         """
         control = RTLoop_control(self)
         if cycles is not None:

@@ -1,4 +1,4 @@
-"""A run that does not end although its limit has passed: its step, or its leave(), does not return."""
+"""A run that does not end although its limit has passed, because its step does not return."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Overdue:
     Parameters
     ----------
     read_progress : callable
-        Returns what changes with each cycle and at the beginning of `leave`; None before the limit has passed.
+        Returns what changes with each cycle; None before the limit has passed, and after the last cycle.
     limit_ns : int
         Time after which the run is overdue.
     """

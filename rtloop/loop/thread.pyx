@@ -622,18 +622,19 @@ cdef class LoopThread:
         return found
 
     def progress_past_limit(self):
-        """Return what changes with each cycle and at the beginning of leave(), once a limit of the run has passed.
+        """Return the number of cycles that have ended, once a limit of the run has passed.
 
-        None before that, and for a loop that a watchdog has found stuck, because the watchdog reports it.
+        None before that and after the last cycle, and for a loop that a watchdog has found stuck, which the watchdog
+        reports.
         """
         cdef TelemetryBlock block = self.block
         cdef const rt_telemetry_t *telemetry
         if block is None or rt_load_acquire(&self.rt.watch) in (RT_WATCH_TRIPPED, RT_WATCH_SAFE):
             return None
         telemetry = block.block
-        if not rt_loop_is_past_limit(self.rt, telemetry):
+        if rt_load_relaxed(&telemetry.ended) or not rt_loop_is_past_limit(self.rt, telemetry):
             return None
-        return rt_load_relaxed_64(&telemetry.written), rt_load_relaxed(&telemetry.ended)
+        return rt_load_relaxed_64(&telemetry.written)
 
     def notify_siblings(self):
         """Notify the other loops of a failure, if safe() hangs and keeps the watchdog from notifying them."""

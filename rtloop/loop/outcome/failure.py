@@ -234,7 +234,8 @@ def stop_timeout_error(name: str, timeout_ns: int, since: str = "") -> StopTimeo
 
 def overdue_error(settings: Settings) -> StopTimeoutError:
     """Make the exception for a loop that does not end although the limit of its run has passed."""
-    return stop_timeout_error(settings.name, settings.leave_timeout_ns, " after the limit of its run")
+    timeout_ns = max(settings.leave_timeout_ns, settings.period_ns)
+    return stop_timeout_error(settings.name, timeout_ns, " after the limit of its run")
 
 
 def describe(error: BaseException) -> str:
