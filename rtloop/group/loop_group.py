@@ -247,8 +247,8 @@ class LoopGroup:
     def wait(self, timeout: Duration | None = None) -> bool:
         """Wait until all loops have ended, for whatever reason.
 
-        The wait for a loop that the watchdog has found stuck ends two seconds after that. The wait for a loop whose step
-        does not return although the duration of :meth:`run` is over ends after its ``leave_timeout``, or a longer
+        The wait for a loop that the watchdog has found stuck ends two seconds after that. The wait for a loop whose
+        step does not return although the duration of :meth:`run` is over ends after its ``leave_timeout``, or a longer
         period.
 
         Parameters
