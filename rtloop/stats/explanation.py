@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rtloop.units import format_duration
 
-__all__ = ["KINDS", "Explanation", "Share", "from_dict", "untraced"]
+__all__ = ["KINDS", "Explanation", "Share", "from_dict", "untraced", "untraced_run"]
 
 
 #: Kinds of culprits, with a description of each.
@@ -110,3 +110,9 @@ def untraced(cycle: int, release_ns: int, delay_ns: int, *, is_traced_run: bool)
     """Return the explanation of a cycle that was not looked at, in a run with a trace or without."""
     why = "not among the late cycles that were looked at" if is_traced_run else "no trace for this cycle"
     return Explanation(cycle, "start", release_ns, delay_ns, "unknown", "", f"unknown: {why}")
+
+
+def untraced_run(worst: Explanation) -> Explanation:
+    """Return the explanation of the worst cycle of a run without a trace, for all of them."""
+    how = "run the loop with explain=True, or rtloop run --explain, as root"
+    return worst._replace(text=f"unknown, as of every cycle, because this run was not traced: {how}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rtloop.stats import guard_summary
-from rtloop.stats.explanation import Explanation, untraced
+from rtloop.stats.explanation import Explanation, untraced, untraced_run
 from rtloop.stats.histogram import Histogram
 from rtloop.system.grant import Grant
 
@@ -204,7 +204,7 @@ class Figures:
         ----------
         n : int, optional
             Number of cycles. By default those that were looked at while the loop ran with ``explain=``: none if no
-            cycle was late. Without ``explain=``, the worst ten.
+            cycle was late. Without ``explain=``, only the worst one, whose text says how to trace a run.
 
         Returns
         -------
@@ -216,12 +216,14 @@ class Figures:
         first = self.cycles - len(self.records)
         is_traced_run = self.explanations is not None
         if (n is not None or not is_traced_run) and not self.has_own_wait:
-            for place in self.worst_places(10 if n is None else n).tolist():
+            for place in self.worst_places(1 if n is None else n).tolist():
                 release, start = (int(self.records[name][place]) for name in ("release", "start"))
                 if first + place not in found:
                     found[first + place] = untraced(
                         first + place, release, start - release, is_traced_run=is_traced_run
                     )
+        if n is None and not is_traced_run:
+            return [untraced_run(one) for one in found.values()]
         return sorted(found.values(), key=lambda one: (-one.delay_ns, one.cycle))[: None if n is None else max(0, n)]
 
     def to_dict(self, *, records: bool = False) -> dict[str, Any]:
