@@ -218,8 +218,8 @@ def _explained(stats: Stats) -> Iterator[str]:
     for name in sorted(names, key=lambda name: -len(names[name]))[:_MOST_NAMED]:
         worst = max(names[name], key=lambda one: one.delay_ns)
         total = _count(len(every), "late cycle")
-        text = f"{name[:1].upper()}{name[1:]} delayed {len(names[name]):,} of the {total} that were traced."
-        yield f"{text} The worst: {worst}."
+        who = name.replace("the ", "The ", 1) if name.startswith("the ") else name  # a thread's name stays as it is
+        yield f"{who} delayed {len(names[name]):,} of the {total} that were traced. The worst: {worst}."
     if unknown and not names:
         yield f"{_count(unknown, 'late cycle')} could not be explained by the trace: see stats.explain()."
 

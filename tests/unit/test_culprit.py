@@ -541,7 +541,7 @@ def test_explanations_are_kept_in_a_file_and_told_in_findings(tmp_path, make_sta
     stats = make_stats(explanations=(one._replace(shares=(Share("thread", "hog", 298_000, 2),)),))
     loaded = Stats.load(stats.save(tmp_path / "run"))
     assert loaded == stats and loaded.explain()[0].shares == stats.explanations[0].shares
-    assert any("Hog (FIFO 90) delayed 1 of the 1 late cycle" in finding.text for finding in find(loaded))
+    assert any(finding.text.startswith("hog (FIFO 90) delayed 1 of the 1 late cycle") for finding in find(loaded))
 
 
 @pytest.mark.parametrize(
@@ -569,6 +569,9 @@ def test_a_run_without_a_trace_says_so(make_stats):
     told = stats.explain(2)
     assert len(told) == min(2, len(stats.records))
     assert all(str(one).endswith("unknown: no trace for this cycle") for one in told)
+    worst = stats.explain()
+    assert [one.cycle for one in worst] == [told[0].cycle], "one sentence, whatever the number of cycles"
+    assert "this run was not traced: run the loop with explain=True, or rtloop run --explain" in str(worst[0])
 
 
 def test_instances_of_processes_that_are_gone_are_removed(tmp_path):
