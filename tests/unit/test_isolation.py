@@ -585,16 +585,19 @@ def command(root: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return lambda *arguments: CliRunner().invoke(command.isolate, list(arguments), standalone_mode=False)
 
 
-def test_without_rights_the_commands_and_what_is_missing_are_printed(
+def test_without_rights_only_what_is_missing_is_printed(
     root: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(root)
     monkeypatch.setattr(Kernel, "is_writable", lambda self, path: False)
     result = command("--cpus", "3", "--", "python", "main.py", "--rate", "1kHz")
     assert result.return_value == 1
-    assert f"echo isolated > {TOP}/rtloop-cpu-3/cpuset.cpus.partition" in result.stdout
-    assert f"{TOP}/rtloop-cpu-3/cgroup.procs python main.py --rate 1kHz" in result.stdout
-    assert "missing: root: sudo $(which rtloop) isolate" in result.output
+    assert result.stdout == "" and "missing: root: sudo $(which rtloop) isolate" in result.stderr
+    assert result.stderr.splitlines()[-1] == "rtloop: nothing was changed; --dry-run shows the commands"
+    shown = command("--cpus", "3", "--dry-run", "--", "python", "main.py", "--rate", "1kHz")
+    assert shown.return_value == 0 and "missing: root" in shown.stderr
+    assert f"echo isolated > {TOP}/rtloop-cpu-3/cpuset.cpus.partition" in shown.stdout
+    assert f"{TOP}/rtloop-cpu-3/cgroup.procs python main.py --rate 1kHz" in shown.stdout
     assert contents(root) == before
     document = json.loads(command("--cpus", "3", "--dry-run", "--json").stdout)
     assert document["cpus"] == [3] and document["housekeeping"] == [0, 1, 2] and document["cgroup_version"] == 2

@@ -91,9 +91,9 @@ def isolate(
         return _dry_run(isolation, program, as_json)
     _report_stale(isolation.kernel)
     if missing := missing_rights(isolation.kernel):
-        _print_script(isolation, program or ("...",))
         for text in missing:
             print(f"rtloop: missing: {text}", file=sys.stderr)
+        print("rtloop: nothing was changed; --dry-run shows the commands", file=sys.stderr)
         return 1
     return _run(Console(stderr=True), isolation, program, as_json)
 
