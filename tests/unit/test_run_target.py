@@ -331,8 +331,10 @@ def test_a_name_that_only_a_parameter_has_is_set_as_that(tuned_path: Path) -> No
     assert (values["a"], values["b"], values["mode"]) == (3.0, 1.0, 2)
     with pytest.raises(rtloop.ConfigError, match="a=2000"):
         made("tuned:Tuned", a=2000.0)
-    with pytest.raises(TargetError, match="Tuned does not take 'gain'; did you mean 'gains'"):
+    with pytest.raises(TargetError, match="Tuned does not take 'gain'; did you mean 'gains'") as caught:
         made("tuned:Tuned", gain=1.0)
+    listed = next(line for line in str(caught.value).splitlines() if line.startswith("  parameters   "))
+    assert {"a", "b", "mode"} <= set(listed.split(maxsplit=1)[1].rstrip(",").split(", "))
 
 
 class Choosing(rtloop.PyLoop):

@@ -207,7 +207,8 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("--cycles", type=click.IntRange(min=1), help="Number of cycles, instead of --duration.")
 @click.option(
     "-p", "given", metavar="NAME=VALUE", multiple=True, callback=to_values,
-    help="A keyword of the class, an attribute, or a setting of RTLoop; VALUE may name an object of the file.",
+    help="A keyword of the class, an attribute, a parameter, or a setting of RTLoop; VALUE may name an object of the "
+    "file.",
 )  # fmt: skip
 @click.option("--priority", type=click.IntRange(1, 99), help="Real-time priority; by default 80.")
 @click.option("--policy", type=click.Choice(["fifo", "rr", "other", "deadline"]), help="Policy; by default fifo.")

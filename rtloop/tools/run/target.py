@@ -402,7 +402,7 @@ def _set(target: Target, loop: RTLoop, name: str, value: Any) -> None:
     if name not in _attributes(target.thing):
         near = get_close_matches(name, [*_names(target), *loop.parameters], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise TargetError(f"{target.name} does not take {name!r}{hint}{_takes(target)}")
+        raise TargetError(f"{target.name} does not take {name!r}{hint}{_takes(target, loop)}")
     try:
         setattr(loop, name, value)
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -471,12 +471,14 @@ def _names(target: Target) -> Sequence[str]:
     return [*of_constructor, *_attributes(target.thing), *(make_settings.__kwdefaults__ or ())]
 
 
-def _takes(target: Target) -> str:
-    """Return the keywords and attributes of a class, a line for each kind."""
+def _takes(target: Target, loop: RTLoop | None = None) -> str:
+    """Return the keywords and attributes of a class, and the parameters of a loop of it, a line for each kind."""
     lines = []
     if constructor := _constructor(target):
         lines.append(f"  constructor  {target.name}({constructor})")
     if attributes := _attributes(target.thing):
         lines.append(f"  attributes   {', '.join(attributes)}")
+    if loop is not None and loop.parameters:
+        lines.append(f"  parameters   {', '.join(loop.parameters)}")
     lines.append(f"  settings     {', '.join(make_settings.__kwdefaults__ or ())}")
     return "\n" + "\n".join(textwrap.fill(line, 100, subsequent_indent=" " * 15) for line in lines)
