@@ -242,13 +242,15 @@ def _sample(signals: Signals | RemoteSignals | None, keys: tuple[str, ...]) -> d
     """Return the newest sample; its values are None before the first one."""
     if signals is None:
         return {"signals_cycle": None, "signals": {}}
-    latest, units = _latest(signals), signals.units
+    latest, units, limits = _latest(signals), signals.units, signals.limits
     listed = {}
     for name in keys or signals.names:
         if name in signals:
             kind = signals.dtype[name]
             value = _plain(latest.get(name), kind.base)
-            described = {"type": kind.base.str[1:], "shape": list(kind.shape), "unit": units[name]}
+            low, high = limits.get(name, (None, None))
+            described = {"type": kind.base.str[1:], "shape": list(kind.shape), "low": low, "high": high}
+            described["unit"] = units[name]
             listed[name] = {"value": value, **described}
     return {"signals_cycle": latest.get("cycle"), "signals": listed}
 
@@ -303,11 +305,10 @@ def _print_sample(document: dict[str, Any]) -> None:
     cycle = document["signals_cycle"]
     table = Table("signal", box=None)
     table.add_column("before the first cycle" if cycle is None else f"cycle {cycle:,}", justify="right")
-    for head in ("unit", "type"):
+    for head in ("unit", "limits", "type"):
         table.add_column(head)
     for name, one in document["signals"].items():
         kind = one["type"] + (f" {tuple(one['shape'])}" if one["shape"] else "")
-        table.add_row(
-            *map(Text, (name, "-" if one["value"] is None else format_value(one["value"]), one["unit"], kind))
-        )
+        value = "-" if one["value"] is None else format_value(one["value"])
+        table.add_row(*map(Text, (name, value, one["unit"], format_limits(one["low"], one["high"]), kind)))
     Console(width=None if sys.stdout.isatty() else 200).print(table)

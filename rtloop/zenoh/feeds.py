@@ -58,10 +58,13 @@ class Thinned:
         As above.
     units : dict
         Unit of each signal.
+    limits : dict
+        Lowest and highest normal value of each signal that has limits.
     """
 
     def __init__(self, signals: Signals, every: int) -> None:
         self.signals, self.every, self.units = signals, every, dict(signals.units)
+        self.limits = dict(signals.limits)
         self._reader = signals.reader("oldest")
         self.dtype = self._reader.dtype
         self.capacity = self._reader.capacity
@@ -139,7 +142,7 @@ class Signal:
         """Return the description for peers."""
         own: dict[str, Any] = {}
         if isinstance(self.ring, Thinned):
-            own = {"every": self.ring.every, "units": self.ring.units}
+            own = {"every": self.ring.every, "units": self.ring.units, "limits": self.ring.limits}
         return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity, "clock": self.clock, **own}
 
     def drain(self, publisher: Any) -> None:

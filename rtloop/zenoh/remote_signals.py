@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +59,23 @@ class RemoteReader:
         return records
 
 
+def _parse_limits(values: Any, names: tuple[str, ...]) -> dict[str, tuple[float | None, float | None]]:
+    """Read the limits of signals as a bridge describes them.
+
+    Raises
+    ------
+    ValueError, TypeError, AttributeError
+        If they are not pairs of finite numbers, or of None.
+    """
+    found = {}
+    for name, (low, high) in values.items():
+        is_pair = all(one is None or (type(one) in (int, float) and isfinite(one)) for one in (low, high))
+        if name not in names or not is_pair:
+            raise ValueError("limits are not those of its signals")
+        found[name] = (low, high)
+    return found
+
+
 class RemoteSignals:
     """Samples of a loop's signals that arrive from its bridge, with what `Signals` offers to readers.
 
@@ -67,6 +85,8 @@ class RemoteSignals:
         Names of the signals.
     units : mapping
         Unit of each signal.
+    limits : mapping
+        Lowest and highest normal value of each signal that has limits; None if it has none on that side.
     dtype : numpy.dtype
         Type of a record.
     every : int
@@ -88,6 +108,7 @@ class RemoteSignals:
                 raise ValueError("they do not begin with cycle, release and start")
             self.names = tuple(parse_name(one) for one in names[3:])
             self.units = MappingProxyType({one: parse_unit(described["units"].get(one, "")) for one in self.names})
+            self.limits = MappingProxyType(_parse_limits(described.get("limits", {}), self.names))
             self.every = described["every"]
             if any(fields[one][0].base.kind not in "fiubc" for one in names):
                 raise ValueError("they are not numbers")

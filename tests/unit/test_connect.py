@@ -301,6 +301,19 @@ def test_the_command_get_shows_the_newest_signals(ordinary: dict[str, Any]) -> N
     assert values == {"gain": 3.0, "angle": None, "z": "(1+2j)", "force": [4, 5]}
 
 
+def test_the_command_get_shows_the_limits_of_signals(signalled: ModuleType, ordinary: dict[str, Any]) -> None:
+    pytest.importorskip("click")
+    name = f"limited-{os.getpid()}"
+    with signalled.Planted("1ms", name=name, **ordinary) as loop:
+        wait_until(lambda: loop.signals.latest(), "no sample")
+        shown = run_command("get", name, "level", "number")
+        found = json.loads(run_command("get", name, "--json").stdout)["signals"]
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert rows[0][-3:] == ["unit", "limits", "type"] and " ".join(rows[1][-5:]) == "m -1 to 1 f8", shown.stdout
+    assert (found["level"]["low"], found["level"]["high"]) == (-1, 1)
+    assert found["number"]["low"] is None and found["number"]["high"] is None
+
+
 def complete(line: str) -> list[str]:
     """Return what the shell would offer for the last word of a command line, as the function of bash asks for it."""
     words = line.split(" ")

@@ -613,7 +613,9 @@ def test_samples_that_are_missing_or_come_too_fast_are_counted() -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"dtype": "<f8"}, {"dtype": [["angle", "<f8"]]}, {"units": 5}, {"every": 0}, {"every": "x"},
-     {"units": {"angle": 7}}, {"dtype": [*describe_dtype(SAMPLE)[:3], ["text", "<U8"]]},
+     {"units": {"angle": 7}}, {"limits": {"angle": [1]}}, {"limits": {"angle": ["1", 2]}}, {"limits": 5},
+     {"limits": {"angle": [None, float("nan")]}}, {"limits": {"speed": [0, 1]}},
+     {"dtype": [*describe_dtype(SAMPLE)[:3], ["text", "<U8"]]},
      {"dtype": [*describe_dtype(SAMPLE)[:3], ["a b", "<f8"]]}],
 )  # fmt: skip
 def test_signals_that_no_bridge_describes_are_refused(changes: dict[str, Any]) -> None:
