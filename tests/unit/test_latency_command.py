@@ -159,6 +159,13 @@ def test_a_breakpoint_ends_it_with_the_records_before() -> None:
     )
 
 
+def test_the_wake_ups_of_the_warm_up_are_marked_before_a_breakpoint() -> None:
+    result = CliRunner().invoke(latency, [*FAST, "--breakpoint", "0.0001"], standalone_mode=False)
+    lines = [line for line in result.output.splitlines() if line.startswith("  release ")]
+    assert len(lines) > 1 and all(line.endswith("(warm-up, which cannot stop the run)") for line in lines[:-1])
+    assert lines[-1].endswith(" late"), "the one that stopped it is after the warm-up"
+
+
 def test_a_breakpoint_that_is_not_hit_changes_nothing() -> None:
     result = run("--breakpoint", "10000000")
     assert result.return_value == 0 and "ended there" not in result.output

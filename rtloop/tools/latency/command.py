@@ -109,7 +109,7 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
     "limit",
     metavar="US",
     type=click.FloatRange(min=0, min_open=True),
-    help=f"Stop at the first wake-up later than US microseconds, with exit code {HIT}.",
+    help=f"Stop at the first wake-up after the warm-up that is later than US microseconds, with exit code {HIT}.",
 )
 @click.option(
     "--trace",

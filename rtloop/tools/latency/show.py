@@ -130,13 +130,16 @@ def _print_histogram(out: Console, whose: str, histogram: Histogram) -> None:
 def _print_records(out: Console, cpu: Any, stats: Stats) -> None:
     """Print the last cycles up to the breakpoint."""
     records = stats.records[-_SHOWN_RECORDS:]
+    first = stats.cycles - len(records)
     where = "" if cpu == "auto" else f" on CPU {cpu}"
     out.print(f"\nThe last cycles{where}, the late one at the end:", highlight=False)
-    for record in records:
+    for index, record in enumerate(records, first):
         late = int(record["start"] - record["release"])
+        note = "   (warm-up, which cannot stop the run)" if index < stats.warmup else ""
         out.print(
-            f"  release {int(record['release']) / 1e9:.6f} s   {format_duration(late, 1):>10} late", highlight=False
-        )
+            f"  release {int(record['release']) / 1e9:.6f} s   {format_duration(late, 1):>10} late{note}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _refused(stats: Sequence[Stats]) -> list[Grant]:
