@@ -78,6 +78,8 @@ def setup_privileges(
         click.echo(f"warning: {obstacle}", err=True)
     who = () if unit else users or ((_caller(),) if _caller() not in ("", "root") else ())
     changes = make_plan(Request(who, group, unit, priority), root)
+    if not who and not unit:
+        click.echo(f"warning: nobody is added to the group {group}; fix: --user NAME", err=True)
     if dry_run and not as_json:
         commands = make_commands(changes, root)
         click.echo("\n".join(commands) if commands else "nothing to change")

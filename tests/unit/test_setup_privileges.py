@@ -310,6 +310,10 @@ def test_the_command_shows_asks_changes_and_takes_back(
     before, there = tree(root), ("--root", str(root))
     assert run("--dry-run", "--user", "ada", *there) == 0
     assert "usermod --append --groups realtime ada" in capsys.readouterr().out and tree(root) == before
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr("rtloop.tools.setup_privileges._caller", lambda: "root")
+    assert run("--dry-run", *there) == 0, "as root, and not through sudo"
+    assert "warning: nobody is added to the group realtime; fix: --user NAME" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert run("--user", "ada", *there) == 2, "without a terminal it does not ask, and does not change"
     assert "--yes" in capsys.readouterr().err and tree(root) == before
