@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rtloop_test_machines import by_name, unpack
+from rtloop_test_machines import by_name, files_of, unpack
 
 from rtloop.machine.doctor.checks.toolchain import Toolchain, read_toolchain
 from rtloop.machine.doctor.machine_files import Machine
@@ -94,6 +94,19 @@ def test_tailscale_ssh_is_told_by_its_name(machine: Callable[..., Machine]) -> N
     parents = {"/proc/4000/status": "Name:\tbash\nPPid:\t3999", "/proc/3999/status": "Name:\ttailscaled\nPPid:\t1"}
     check = by_name(examine(machine("server", **parents)))["limits of the login"]
     assert "tailscaled" in check.found and "Tailscale SSH" in check.fix
+
+
+def test_missing_capabilities_are_not_ok_unless_the_limits_make_up_for_them(tmp_path: Path) -> None:
+    files = files_of(MACHINES / "microvm")
+    status, limits = files["/proc/self/status"], files["/proc/self/limits"]
+    none = {"/proc/self/status": re.sub(r"CapEff:.*", "CapEff:\t0000000000000000", status)}
+    found = by_name(examine(unpack(files | none, tmp_path / "without")))
+    assert found["real-time priority"].verdict == "fail" and found["capabilities"].verdict == "note"
+    assert found["capabilities"].found.startswith("none of these held; missing: CAP_SYS_NICE")
+    for name, value in (("Max realtime priority", "95"), ("Max locked memory", "unlimited")):
+        limits = re.sub(rf"{name} +\S+ +\S+", f"{name:<26}{value:<21}{value:<21}", limits)
+    found = by_name(examine(unpack(files | none | {"/proc/self/limits": limits}, tmp_path / "with")))
+    assert found["real-time priority"].verdict == found["capabilities"].verdict == "ok"
 
 
 def test_capabilities_of_a_user_namespace_do_not_count(machine: Callable[..., Machine]) -> None:

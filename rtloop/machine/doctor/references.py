@@ -166,7 +166,10 @@ VERDICTS_OF: dict[str, dict[str, str]] = {
     "real-time priority": {"ok": "at least 80, or CAP_SYS_NICE", "note": _UNREAD, "fail": "less"},
     "locked memory": {"ok": "unlimited, or CAP_IPC_LOCK", "note": _UNREAD, "fail": "limited"},
     "real-time CPU time": {"ok": "unlimited", "note": _UNREAD, "warn": "limited"},
-    "capabilities": {"ok": "any", "note": f"those of a user namespace; {_UNREAD}"},
+    "capabilities": {
+        "ok": "held, or the limits make up for them",
+        "note": f"missing, and a limit is too low; those of a user namespace; {_UNREAD}",
+    },
     "user": {"ok": "any user", "note": f"root by sudo; {_UNREAD}"},
     "limits of the login": {"ok": "applied, or none", "note": _UNREAD, "warn": "in limits.conf, but not applied"},
     "preemption": {"ok": "PREEMPT_RT", "note": _UNREAD, "warn": "any other"},

@@ -43,7 +43,7 @@ def examine(machine: Machine) -> Iterator[Check]:
     yield _known(memory, limits["RLIMIT_MEMLOCK"], _LIMITS)
     time_us = (limits["RLIMIT_RTTIME"] or (resource.RLIM_INFINITY, 0))[0]
     yield _known(checks.real_time_cpu_time(time_us), limits["RLIMIT_RTTIME"], _LIMITS)
-    yield _capabilities(held, is_initial=is_initial)
+    yield _capabilities(held, is_initial=is_initial, are_needed="fail" in (priority.verdict, memory.verdict))
     yield _whose(machine)
     yield _pam(machine, limits["RLIMIT_RTPRIO"], limits["RLIMIT_MEMLOCK"], honoured)
 
@@ -54,7 +54,7 @@ def _known(check: Check, limit: tuple[int, int] | None, source: str) -> Check:
     return check if limit is not None else check._replace(found=unread(), verdict="note", fix="")
 
 
-def _capabilities(held: set[str] | None, *, is_initial: bool) -> Check:
+def _capabilities(held: set[str] | None, *, is_initial: bool, are_needed: bool) -> Check:
     name, source = "capabilities", "CapEff in /proc/self/status, /proc/self/uid_map"
     why = "CAP_SYS_NICE and CAP_IPC_LOCK override the limits; in a user namespace they do not count"
     if held is None:
@@ -66,7 +66,7 @@ def _capabilities(held: set[str] | None, *, is_initial: bool) -> Check:
     if not is_initial and held:
         text += "; they belong to a user namespace, so the kernel does not honour them"
         return Check("session", name, text, source, "note", why)
-    return Check("session", name, text, source, "ok", why)
+    return Check("session", name, text, source, "note" if are_needed else "ok", why)
 
 
 def _whose(machine: Machine) -> Check:
