@@ -176,7 +176,7 @@ VERDICTS_OF: dict[str, dict[str, str]] = {
     "version": {"ok": "5.9 or later", "note": _UNREAD, "warn": "older"},
     "known problems": {"ok": "none of those listed", "note": _UNREAD},
     "known problem": {"note": "it may apply", "warn": "it applies"},
-    "preemption mode": {"ok": "PREEMPT_RT, full or lazy", "note": _UNREAD, "warn": "none or voluntary"},
+    "preemption mode": {"ok": "PREEMPT_RT, full or lazy", "note": f"none or voluntary; {_UNREAD}"},
     "threaded interrupts": {"ok": "forced", "note": f"not forced; {_UNREAD}"},
     "idle tick": {"ok": "nohz=off, or built without NO_HZ", "note": f"stops on an idle CPU; {_UNREAD}"},
     "tracing": {"ok": "built in, and off", "note": f"not built in; {_UNREAD}", "warn": "a tracer or an event is on"},

@@ -51,6 +51,7 @@ def _built(machine: Machine, *options: str) -> list[str]:
 
 
 def _preemption_mode(machine: Machine) -> Check:
+    """Judge the mode; without PREEMPT_RT the check of the preemption warns already, so no mode warns again."""
     name = "preemption mode"
     why = "in the modes none and voluntary, real-time threads wait for kernel code; lazy delays ordinary threads only"
     model, source = preemption(machine)
@@ -64,9 +65,9 @@ def _preemption_mode(machine: Machine) -> Check:
         return Check("kernel", name, model, source, "ok", why)
     if not model.startswith("PREEMPT_DYNAMIC"):
         fix = "a kernel with CONFIG_PREEMPT_DYNAMIC=y, or PREEMPT_RT"
-        return Check("kernel", name, f"{model}, built in", source, "warn", why, fix)
+        return Check("kernel", name, f"{model}, built in", source, "note", why, fix)
     fix = f"now:        echo full | sudo tee {_PREEMPT}\n{_boot(machine, 'preempt=full')}"
-    return Check("kernel", name, model, source, "warn", why, fix)
+    return Check("kernel", name, model, source, "note", why, fix)
 
 
 def _threaded_interrupts(machine: Machine) -> Check:
