@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 
 import rtloop
+from rtloop.system.fixes import device_fix, limit_fix
+from rtloop.system.grant import Grant, describe_refused
 from rtloop.tools.cli import COMMANDS
 from rtloop.tools.new.command import FILES
 
@@ -106,6 +108,29 @@ def test_the_guide_to_ci_lints_as_the_workflow_of_a_new_project_does() -> None:
     pattern = lints[0][0].split()[-1]
     sources = [file.replace("@NAME@", "arm") for file in FILES.values() if file.endswith(".pyx")]
     assert sources and all(PurePath(file).match(pattern) for file in sources)
+
+
+def test_the_advice_in_the_outputs_of_the_lessons_is_what_the_program_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures differ from run to run, but its texts do not."""
+    monkeypatch.setattr("getpass.getuser", lambda: "newcomer")
+    fixes = {
+        "memory_lock": limit_fix("RLIMIT_MEMLOCK"),
+        "dma_latency": device_fix("/dev/cpu_dma_latency"),
+        "policy": limit_fix("RLIMIT_RTPRIO", 95),
+    }
+    grants = [Grant(name, "", "", ok=False, fix=fix) for name, fix in fixes.items()]
+    _, first, advice = describe_refused(*grants).partition("How to fix")
+    shown = (DOCS / "outputs" / "first-loop-plain.txt").read_text()
+    lines = shown[shown.index(first) : shown.index("More about this machine")].splitlines()
+    assert [line for line in lines if not line.startswith("  or ")] == (first + advice).splitlines()
+
+
+def test_the_memory_in_the_outputs_of_the_lessons_is_what_a_loop_takes() -> None:
+    loop = rtloop.PyLoop(lambda _: None, "1kHz", policy="other", lock_memory="off", dma_latency=None)
+    loop.run(cycles=3)
+    granted = {grant.name: str(grant.granted).partition(",")[0] for grant in loop.grants}
+    shown = "".join(path.read_text() for path in (DOCS / "outputs").glob("*.txt"))
+    assert set(re.findall(r"telemetry ([\d.]+ \wiB)", shown)) == {granted["telemetry"]}
 
 
 def test_a_link_without_an_answer_is_neither_right_nor_wrong() -> None:
