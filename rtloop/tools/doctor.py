@@ -36,11 +36,12 @@ __all__ = ["doctor"]
 def doctor(
     ctx: click.Context, measure: bool, rate: int, duration: int, strict: bool, form: str | None, verbose: bool
 ) -> None:
-    """Report what is misconfigured for real time here, and print the commands that fix it.
+    """Report what hinders real time here, with its fixes.
 
-    It reads, and never writes. To see what the kernel really grants, a child process runs a loop for 20 ms, which locks
-    its own memory, runs one SCHED_FIFO thread and holds /dev/cpu_dma_latency. Two samples, half a second apart, find
-    real-time threads that hog a CPU, and stolen time.
+    It names what is misconfigured, and prints the commands that fix it. It reads, and never writes. To see what the
+    kernel really grants, a child process runs a loop for 20 ms, which locks its own memory, runs one SCHED_FIFO
+    thread and holds /dev/cpu_dma_latency. Two samples, half a second apart, find real-time threads that hog a CPU,
+    and stolen time.
 
     Exit code: 0 no check fails, 1 a check fails, or with --strict warns, 2 the command line is wrong.
     """

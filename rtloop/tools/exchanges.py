@@ -26,7 +26,9 @@ __all__ = ["exchanges"]
 )
 @as_json_option("instead of the table")
 def exchanges(sockets: tuple[str, ...], over: int, as_json: bool) -> None:
-    """Show the exchanges that processes share: who writes, who reads, how fast, how full, how old.
+    """Show the exchanges that processes share.
+
+    It shows who writes, who reads, how fast, how full, and how old.
 
     \b
     from, to   the processes that have these roles; - if no process has the role;

@@ -63,10 +63,10 @@ _zenoh = click.option(
 def get(
     name: str, names: tuple[str, ...], pid: int | None, keys: str | None, config: str | None, as_json: bool
 ) -> None:
-    """Show the parameters and the newest signals of the running loop NAME, or those with the names KEY.
+    """Show the parameters and signals of a running loop.
 
-    The column "uses" appears if the loop does not yet use what was set last. All signals are of the same cycle; in
-    JSON, values that are not finite are null.
+    With KEY, it shows only those of these names. The column "uses" appears if the loop does not yet use what was set
+    last. All signals are of the same cycle; in JSON, values that are not finite are null.
 
     \b
     Examples:
@@ -101,7 +101,7 @@ def get(
 def set(  # noqa: A001 - the name of the command
     name: str, assignments: tuple[str, ...], pid: int | None, keys: str | None, config: str | None, as_json: bool
 ) -> None:
-    """Set parameters of the running loop NAME, all before the same step.
+    """Set parameters of a running loop, all before one step.
 
     VALUE is a number; true, false, on or off; or an array: 1,2,3 or [[1,2],[3,4]]. If one value is refused, none is
     set. The exit code is 1 if the loop has not used the values within a second plus three periods, because its step

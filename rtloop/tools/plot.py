@@ -41,7 +41,9 @@ _KINDS = ("main", "histograms", "time", *_LABELS, "schedule")
               help="For schedule: last (the default), worst, or a time after the origin: 1.5s.")  # fmt: skip
 @click.option("--duration", metavar="TIME", default=None, help="For schedule: how long, instead of a hyperperiod.")
 def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | None, duration: str | None) -> None:
-    """Draw saved stats: stats.save("run.npz").
+    """Draw saved stats.
+
+    stats.save("run.npz") saves them.
 
     \b
     main        histograms and the time lines of the last cycles, of one run

@@ -37,7 +37,7 @@ def setup_privileges(
     users: tuple[str, ...], group: str, unit: str, container: bool, priority: int, dry_run: bool, is_undo: bool,
     yes: bool, root: str, as_json: bool,
 ) -> int:  # fmt: skip
-    """Give users, or a systemd service, the privileges of a loop.
+    """Give users or a service the privileges of a loop.
 
     Members of the group may use real-time priorities, lock memory without a limit, and open /dev/cpu_dma_latency. The
     command shows what it will change, and asks for confirmation. Users get the privileges when they log in again.

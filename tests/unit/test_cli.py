@@ -39,6 +39,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in COMMANDS:
         assert f"\n  {name} " in text
+    assert "..." not in text.partition("Commands:")[2], "in 80 columns no description is cut"
 
 
 def test_the_help_lists_what_the_commands_say_of_themselves() -> None:

@@ -48,7 +48,7 @@ __all__ = ["conclude", "demo", "make_document", "make_table"]
     help="Draw the latencies and the pole's angle into FILE (.png, .svg, .pdf).",
 )  # fmt: skip
 def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) -> None:
-    """Keep a pole upright at 1 kHz next to a busy Python thread.
+    """Keep a pole upright next to a busy Python thread.
 
     A separate process simulates a pole of 10 cm on a cart, in real time, and pushes it every half second. It sends
     its state over UDP, and receives a force. A delay of 4 ms does not matter; with a longer delay the pole sways,

@@ -57,11 +57,12 @@ def isolate(
     cpus: str | None, devices: tuple[str, ...], device_priority: int, idle_latency_us: int, dry_run: bool,
     is_undo: bool, as_json: bool, program: tuple[str, ...],
 ) -> int:  # fmt: skip
-    """Run PROGRAM on isolated CPUs, without a reboot, and undo everything at its end.
+    """Run PROGRAM on isolated CPUs, without a reboot.
 
-    It makes an isolated partition of these CPUs (cpuset of control groups, version 2; two cpusets where there is only
-    version 1), moves unbound kernel work, interrupts and threads to the other CPUs, sets the governor, and disables
-    deep idle states. The table shows each value that was asked for, the one before, and the one read back.
+    It undoes everything at the program's end. It makes an isolated partition of these CPUs (cpuset of control
+    groups, version 2; two cpusets where there is only version 1), moves unbound kernel work, interrupts and threads
+    to the other CPUs, sets the governor, and disables deep idle states. The table shows each value that was asked
+    for, the one before, and the one read back.
 
     All of it is undone when PROGRAM ends, and also if this command is killed: a process outside notices, ends PROGRAM
     with SIGTERM, and restores the settings. If that process is killed as well, --undo restores them from a journal in

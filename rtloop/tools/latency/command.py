@@ -128,10 +128,11 @@ def latency(
     limit: float | None, trace: Path | None, explain: bool, explain_above: int | None, compare: bool, histogram: bool,
     plot: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Measure the wake-up latency of an empty loop, and report the loop rate that it supports.
+    """Measure the wake-up latency of an empty loop.
 
-    Wake-up latency is the time from the planned release to the start of the step, with everything that rtloop sets up
-    for a loop: SCHED_FIFO, locked memory, a CPU kept awake. Refused requests are listed; the loop runs without them.
+    It reports the loop rate that this latency supports. Wake-up latency is the time from the planned release to the
+    start of the step, with everything that rtloop sets up for a loop: SCHED_FIFO, locked memory, a CPU kept awake.
+    Refused requests are listed; the loop runs without them.
 
     \b
     rtloop latency --duration 10min --load stress-ng     before you trust a machine

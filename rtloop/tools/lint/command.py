@@ -54,7 +54,7 @@ def lint(
     strict: bool,
     as_json: bool,
 ) -> int:
-    """Examine loops before they run: no GIL, no heap, no waiting.
+    """Examine loops before they run: no GIL, heap or waiting.
 
     It reads the C that Cython makes of each file, and follows every call from the methods that a loop's thread calls.
     Code that can take the GIL, count a reference, allocate, raise, wait or enter the kernel is reported with its line,

@@ -73,10 +73,11 @@ _TAKEN = {
     help="Python package whose headers and libraries its build uses, such as mujoco.",
 )  # fmt: skip
 def new(path: str, packages: tuple[str, ...]) -> None:
-    """Make a project in the new folder NAME: a controller, a simulated motor, tests, and a build.
+    """Make a project in the new folder NAME.
 
-    NAME is also the package's name: letters, digits and _. The project builds and passes its tests as it is.
-    --no-build-isolation builds it against the installed rtloop, with the tools of pip install 'rtloop[build]'.
+    The project has a controller, a simulated motor, tests, and a build. NAME is also the package's name: letters,
+    digits and _. It builds and passes its tests as it is. --no-build-isolation builds it against the installed rtloop,
+    with the tools of pip install 'rtloop[build]'.
 
     \b
     Examples:

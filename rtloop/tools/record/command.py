@@ -48,11 +48,12 @@ def record(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Record the signals of a running loop of this machine, or with --zenoh of loops on several hosts.
+    """Record the signals of a running loop.
 
-    NAME is the name of the loop; without it, exactly one loop must be running. The loop has to have signals, needs no
-    other preparation, and is not delayed. Samples that this command was too slow for are counted as lost. Ctrl-C ends
-    the recording and keeps the file.
+    It records a loop of this machine, or with --zenoh loops on several hosts. NAME is the name of the loop; without
+    it, exactly one loop must be running. The loop has to have signals, needs no other preparation, and is not
+    delayed. Samples that this command was too slow for are counted as lost. Ctrl-C ends the recording and keeps the
+    file.
 
     With --trigger it keeps the last seconds in memory, and writes a file for each event, with the time (UTC) and a
     number in its name: FILE-20261129T191429.123Z-0001. The expression may contain signals, items of arrays

@@ -19,11 +19,12 @@ __all__ = ["report"]
     "--worst", type=click.IntRange(0, 1000), default=10, show_default=True, help="Number of worst cycles to list."
 )
 def report(runs: tuple[str, ...], output: str | None, worst: int) -> None:
-    """Make an HTML page from saved stats: stats.save("run.npz").
+    """Make an HTML page from saved stats.
 
-    It shows the findings, the figures, the histograms, the time line, the worst cycles, the grants, the settings, and
-    facts about the machine. The page is one file that loads nothing else and runs no script: it can be mailed, archived
-    and printed. Several runs are shown side by side. An existing FILE is replaced as a whole.
+    stats.save("run.npz") saves them. The page shows the findings, the figures, the histograms, the time line, the worst
+    cycles, the grants, the settings, and facts about the machine. The page is one file that loads nothing else and runs
+    no script: it can be mailed, archived and printed. Several runs are shown side by side. An existing FILE is replaced
+    as a whole.
 
     \b
     Examples:

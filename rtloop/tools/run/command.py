@@ -250,12 +250,13 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 )  # fmt: skip
 @as_json_option("instead of the table")
 def run(**options: Any) -> int:
-    """Compile a step if need be, run it as a real-time loop, and print what happened.
+    """Run a step as a real-time loop, compiled if need be.
 
-    TARGET is FILE.pyx:CLASS, FILE.py:NAME or MODULE:NAME: a subclass of RTLoop, a compiled function (Numba's cfunc,
-    ctypes, cffi), or a Python function or callable, which gets the cycle. The name can be left out if
-    there is only one. A .pyx is compiled once, which needs only Cython and a C compiler
-    (rtloop[compiler] installs both). CC names another compiler, RTLOOP_CACHE_DIR another folder for what is compiled.
+    It prints what happened at the end. TARGET is FILE.pyx:CLASS, FILE.py:NAME or MODULE:NAME: a subclass of RTLoop,
+    a compiled function (Numba's cfunc, ctypes, cffi), or a Python function or callable, which gets the cycle. The
+    name can be left out if there is only one. A .pyx is compiled once, which needs only Cython and a C compiler
+    (rtloop[compiler] installs both). CC names another compiler, RTLOOP_CACHE_DIR another folder for what is
+    compiled.
 
     \b
     rtloop run servo.pyx --duration 10s                       the class in it, at 1 kHz

@@ -58,11 +58,11 @@ def scope(
     config: str | None,
     allow_set: bool,
 ) -> None:
-    """Show signals of running loops in the browser, and change their parameters there.
+    """Show signals of running loops in the browser.
 
-    Open the address that is printed. The page shows the running loops of this machine, NAME first. It plots signals,
-    finds triggers in all samples, sets parameters, and records. The loops need no preparation and are not delayed.
-    Ctrl-C ends.
+    Their parameters can be changed there. Open the address that is printed. The page shows the running loops of
+    this machine, NAME first. It plots signals, finds triggers in all samples, sets parameters, and records. The
+    loops need no preparation and are not delayed. Ctrl-C ends.
 
     The token in the address is new for each start. Whoever knows it can change parameters with your permissions, so
     treat it like a password. The page loads nothing from the internet. To reach it from another machine, prefer

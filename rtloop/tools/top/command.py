@@ -31,11 +31,12 @@ __all__ = ["make_document", "top"]
 @config_option
 @as_json_option("with all figures, and exit")
 def top(interval: int, pid: int | None, name: str | None, keys: str | None, config: str | None, as_json: bool) -> None:
-    """Show all running loops of this machine, or with --zenoh of all hosts, live.
+    """Show all running loops, live.
 
-    A loop needs no preparation, and is not disturbed. You see the loops of your own processes; root sees all. The
-    Enter key shows one loop: its signals, its parameters, its histograms and the time line of its last cycles. Enter on
-    a parameter changes it. The key h lists all keys.
+    These are the loops of this machine, or with --zenoh of all hosts. A loop needs no preparation, and is not
+    disturbed. You see the loops of your own processes; root sees all. The Enter key shows one loop: its signals, its
+    parameters, its histograms and the time line of its last cycles. Enter on a parameter changes it. The key h lists
+    all keys.
 
     If the output is not a terminal, the table is printed once, without the figures since the last refresh.
     """
