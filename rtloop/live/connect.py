@@ -48,6 +48,11 @@ class Connection:
         return self._reader.name
 
     @property
+    def label(self) -> str:
+        """Name of the loop, after that of its group: ``"arm/motor"``; of a loop that runs alone, its name."""
+        return self._reader.label
+
+    @property
     def pid(self) -> int:
         """Process of the loop."""
         return self._reader.pid
@@ -136,7 +141,8 @@ def connect(name: str | None = None, pid: int | None = None) -> Connection:
     Parameters
     ----------
     name : str, optional
-        Name of the loop. If neither is given, exactly one loop must be running.
+        Name of the loop. If neither is given, exactly one loop must be running. In a group its name may begin with that
+        of the group: ``"arm/motor"``.
     pid : int, optional
         Process of the loop; needed if loops of several processes have the name.
 

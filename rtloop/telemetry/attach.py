@@ -25,7 +25,7 @@ def running(pid: int | None = None, name: str | None = None) -> list[LoopReader]
     pid : int, optional
         Process to search.
     name : str, optional
-        Name of the loops to return.
+        Name of the loops to return, such as ``"motor"``, or ``"arm/motor"`` for that of the group ``arm``.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def _checked(pid: int | None) -> int | None:
 def _matching(pid: int | None, name: str | None, found: Scan) -> Iterator[LoopReader]:
     if pid is not None and found.denied:
         raise AttachPrivilegeError(describe_denied(pid))
-    return (loop for loop in found.loops if name is None or loop.name == name)
+    return (loop for loop in found.loops if name is None or loop.is_called(name))
 
 
 def attach(pid: int | None = None, name: str | None = None) -> Stats:
@@ -63,7 +63,8 @@ def attach(pid: int | None = None, name: str | None = None) -> Stats:
     pid : int, optional
         Process of the loop; needed if loops of several processes have the name.
     name : str, optional
-        Name of the loop; needed if the process runs several loops. Without both, only one loop may be running.
+        Name of the loop; needed if the process runs several loops. Without both, only one loop may be running. In a
+        group its name may begin with that of the group: ``"arm/motor"``.
 
     Returns
     -------
@@ -113,7 +114,7 @@ def _explain(pid: int | None, name: str | None, matching: list[LoopReader], foun
     if matching:
         listed = ", ".join(_label(loop) for loop in matching)
         choice = "choose one with pid= and name=, in a command with --pid and NAME"
-        if len({(loop.pid, loop.name) for loop in matching}) < len(matching):
+        if len({(loop.pid, loop.label) for loop in matching}) < len(matching):
             choice = "give each loop its own name="
         return f"{asked or caller}: {len(matching)} loops match, {listed}: {choice}"
     if pid is not None and not os.path.exists(f"/proc/{pid}"):
@@ -134,4 +135,4 @@ def _explain(pid: int | None, name: str | None, matching: list[LoopReader], foun
 
 
 def _label(loop: LoopReader) -> str:
-    return f"{loop.name!r} in process {loop.pid}"
+    return f"{loop.label!r} in process {loop.pid}"

@@ -90,6 +90,16 @@ class LoopReader:
         return str(self._settings["name"]).replace("\n", "\N{REPLACEMENT CHARACTER}")
 
     @property
+    def label(self) -> str:
+        """Name of the loop, after that of its group: ``"arm/motor"``; of a loop that runs alone, its name."""
+        group = self._settings.get("group")
+        return self.name if group is None else f"{group}/{self.name}".replace("\n", "\N{REPLACEMENT CHARACTER}")
+
+    def is_called(self, name: str) -> bool:
+        """Return True if a user who writes this name may mean the loop: its name, with its group's or without."""
+        return name in (self.name, self.label)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Settings of the loop."""
         return dict(self._settings)

@@ -76,7 +76,7 @@ def complete_loop(ctx: click.Context, param: click.Parameter, incomplete: str) -
     names = set()
     for loop in running():
         with loop:
-            names.add(loop.name)
+            names |= {loop.name, loop.label}
     return sorted(name for name in names if name.startswith(incomplete))
 
 

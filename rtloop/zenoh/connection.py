@@ -229,13 +229,13 @@ def find_loop(remotes: Remotes, name: str | None, timeout: float | None = None) 
     limit = time.monotonic() + (_PATIENCE_S if timeout is None else timeout)
     while True:
         found = remotes.ask()
-        matching = [loop for loop in found if name is None or loop.stats.name == name]
+        matching = [loop for loop in found if name is None or loop.is_called(name)]
         if len(matching) == 1:
             return matching[0]
         if matching or time.monotonic() > limit:
             break
         nap(0.1)
-    listed = ", ".join(f"{loop.stats.name!r} at {loop.key} on {loop.host}" for loop in (matching or found)[:20])
+    listed = ", ".join(f"{loop.label!r} at {loop.key} on {loop.host}" for loop in (matching or found)[:20])
     if matching:
         raise BridgeError(
             f"{len(matching)} loops match, {listed}: choose one by its name, or by the keys of its bridge"

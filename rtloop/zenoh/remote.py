@@ -71,6 +71,15 @@ class RemoteLoop:
     time_sync: dict[str, Any] = field(default_factory=dict)
     behind_ns: int = 0
 
+    @property
+    def label(self) -> str:
+        """Name of the loop, after that of its group: ``"arm/motor"``; of a loop that runs alone, its name."""
+        return self.stats.name if self.group is None else f"{self.group}/{self.stats.name}"
+
+    def is_called(self, name: str) -> bool:
+        """Return True if a user who writes this name may mean the loop: its name, with its group's or without."""
+        return name in (self.stats.name, self.label)
+
 
 def parse_stats(payload: bytes, asked: tuple[int, int] | None = None) -> RemoteLoop:
     """Return the content of a document of statistics.

@@ -64,6 +64,54 @@ def eventually(condition: Callable[[], object]) -> bool:
     return False
 
 
+GROUPS = """
+groups = []
+for group, names in {"arm": ("motor", "camera"), "leg": ("motor",)}.items():
+    groups.append(rtloop.LoopGroup(
+        [rtloop.RTLoop("2ms", name=name, **{**PLAIN, "record": 0}) for name in names], name=group))
+    groups[-1].start()
+"""
+
+
+@pytest.fixture
+def grouped(start: Start) -> int:
+    """A process with the loops arm/motor, arm/camera and leg/motor; returns its number."""
+    return start(f"PLAIN = {PLAIN!r}\n{GROUPS}").pid
+
+
+def test_a_loop_of_a_group_is_found_by_the_name_that_top_shows(grouped: int) -> None:
+    for name in ("arm/motor", "leg/motor"):
+        stats = rtloop.attach(pid=grouped, name=name)
+        assert f"{stats.settings['group']}/{stats.name}" == name
+        with rtloop.connect(name, grouped) as loop:
+            assert (loop.name, loop.label) == ("motor", name)
+        assert [reader.label for reader in rtloop.running(grouped, name)] == [name]
+    assert rtloop.attach(pid=grouped, name="camera").settings["group"] == "arm"
+    assert len(rtloop.running(grouped, "motor")) == 2
+
+
+def test_a_name_that_loops_of_two_groups_have_is_refused_with_their_whole_names(grouped: int) -> None:
+    with pytest.raises(
+        rtloop.AttachError, match=r"2 loops match, 'arm/motor' in process \d+, 'leg/motor' in"
+    ) as raised:
+        rtloop.attach(pid=grouped, name="motor")
+    assert "choose one with pid= and name=" in str(raised.value)
+    with pytest.raises(rtloop.AttachError, match="no such loop is running; running in that process: 'arm/camera' in"):
+        rtloop.connect("leg/camera", grouped)
+
+
+def test_top_and_the_shell_know_a_loop_by_the_name_of_its_group_too(grouped: int) -> None:
+    from rtloop.tools.options import complete_loop
+    from rtloop.tools.top.sampler import Sampler
+
+    rows = Sampler(grouped, "leg/motor").sample().rows
+    assert [row.label for row in rows] == ["leg/motor"]
+    assert len(Sampler(grouped, "motor").sample().rows) == 2
+    none: Any = None
+    assert {"arm/motor", "leg/motor"} <= set(complete_loop(none, none, ""))
+    assert complete_loop(none, none, "leg/") == ["leg/motor"]
+
+
 def test_attach_gives_the_stats_of_a_loop_in_another_process(start: Start) -> None:
     process = start("loop = start('far', '2ms', overrun='shift', max_burst=3)")
     assert eventually(lambda: rtloop.attach(name="far").latency.count > 20)

@@ -137,7 +137,7 @@ class FlightRecorder:
     def _change_step(self, cycle: int) -> bool:
         """Go on with the signals of the step that has replaced the former one."""
         try:
-            loop = connect(self.loop.name, self.loop.pid)
+            loop = connect(self.loop.label, self.loop.pid)
         except AttachError:
             return True  # the loop has ended meanwhile
         former, self.loop = self.loop, loop

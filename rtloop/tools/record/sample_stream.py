@@ -69,7 +69,7 @@ class SampleStream:
         if swaps == self._swaps:
             return records
         try:
-            loop = connect(self.loop.name, self.loop.pid)
+            loop = connect(self.loop.label, self.loop.pid)
         except AttachError:  # it has ended meanwhile
             return records
         try:

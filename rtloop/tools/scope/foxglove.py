@@ -144,7 +144,7 @@ class ServedLoop:
         if count == self._swaps:
             return
         try:
-            successor = connect(self.loop.name, self.loop.pid)
+            successor = connect(self.loop.label, self.loop.pid)
         except AttachError:
             return  # it has ended
         self.publish()  # the last samples of the former step
@@ -269,7 +269,10 @@ class FoxgloveBridge:
         """Return the names and processes of the loops to serve."""
         self._searched = time.monotonic()
         found = [(one["name"], one["pid"]) for one in Machine().search()[0] if self._name or _has_any(one)]
-        return [(name, pid) for name, pid in found if self._name in (None, name) and self._pid in (None, pid)]
+        return [(name, pid) for name, pid in found if self._is_asked_for(name) and self._pid in (None, pid)]
+
+    def _is_asked_for(self, label: str) -> bool:
+        return self._name in (None, label) or label.endswith(f"/{self._name}")
 
     def _add(self, found: Collection[tuple[str, int]]) -> None:
         """Offer the signals and parameters of runs that are not served yet."""
@@ -281,8 +284,9 @@ class FoxgloveBridge:
                 loop = connect(*key)
             except (RtloopError, OSError):
                 continue
-            label = loop.name
-            if any(one.label == label for one in self._served.values()):
+            taken = {one.label for one in self._served.values()}
+            label = loop.label if loop.name in taken else loop.name
+            if label in taken:
                 label = f"{label}-{loop.pid}"
             topic = self._topics.setdefault(label, Topic(f"/{label}", self._context, self._types))
             try:

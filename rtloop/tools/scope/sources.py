@@ -46,7 +46,7 @@ class Machine:
                 group = reader.settings.get("group")
                 loops.append(
                     {
-                        "name": reader.name,
+                        "name": reader.label,
                         "pid": reader.pid,
                         "rate": format_rate(period),
                         "group": None if group is None else str(group),
@@ -94,7 +94,9 @@ class Network:
             described = self._remotes.describe()
         except RtloopError as error:
             return [], str(error)
-        found = [one for one in found if one.stats.state == "running" and self._name in (None, one.stats.name)]
+        found = [
+            one for one in found if one.stats.state == "running" and (self._name is None or one.is_called(self._name))
+        ]
         labels = [_label(one, one.host) for one in found]
         named: dict[tuple[str, int], RemoteLoop] = {}
         loops = []
@@ -144,4 +146,4 @@ class Network:
 
 
 def _label(loop: RemoteLoop, place: str) -> str:
-    return clean(f"{place}/{loop.stats.name}").replace("\n", " ")
+    return clean(f"{place}/{loop.label}").replace("\n", " ")

@@ -88,7 +88,7 @@ class RemoteSampler(Sampler):
             before, found = len(found), self._remotes.ask()
             if found and len(found) == before:
                 break
-        loops = [loop for loop in found if self._name in (None, loop.stats.name)]
+        loops = [loop for loop in found if self._name is None or loop.is_called(self._name)]
         made = [self._remote_row(loop) for loop in loops]
         self._loops = {row.key: loop for row, loop in zip(made, loops, strict=True)}
         rows = _told_apart(made)

@@ -210,7 +210,7 @@ class Sampler:
         waiting = {file: one.text for file, one in self._faults.items() if self._number < one.retry}
         found = scan(self._pid, known=self._readers.keys() | waiting.keys())
         for reader in found.loops:
-            if self._name is None or reader.name == self._name:
+            if self._name is None or reader.is_called(self._name):
                 self._readers[reader.file] = reader
         faulty = {file: text for file, text in waiting.items() if file.is_open()}
         for file, text in found.faulty.items():

@@ -65,7 +65,7 @@ const keyOf = (loop) => `${loop.pid}:${loop.name}`;
 function onLoops(message) {
   state.loops = message.loops;
   state.note = message.note;
-  const label = (loop) => `${loop.group ? `${loop.group}/` : ""}${loop.name} · ${loop.rate} · ${loop.pid}`;
+  const label = (loop) => `${loop.name} · ${loop.rate} · ${loop.pid}`;
   const options = message.loops.map((loop) => new Option(label(loop), keyOf(loop)));
   const isListed = state.loop && message.loops.some((loop) => keyOf(loop) === keyOf(state.loop));
   if (state.loop && !isListed) options.unshift(new Option(`${state.loop.name} · ended`, keyOf(state.loop)));
@@ -79,7 +79,8 @@ function onLoops(message) {
 
 function chooseFirst() {
   const [name, pid] = state.former ? [state.former.name, null] : [asked.get("loop"), asked.get("pid")];
-  const fits = (loop) => (!name || loop.name === name) && (!pid || String(loop.pid) === pid);
+  const isCalled = (loop) => !name || loop.name === name || loop.name === `${loop.group}/${name}`;
+  const fits = (loop) => isCalled(loop) && (!pid || String(loop.pid) === pid);
   const found = state.loops.find((loop) => fits(loop) && loop.has_signals) ?? state.loops.find(fits);
   if (found) link.send("watch", { name: found.name, pid: found.pid });
 }

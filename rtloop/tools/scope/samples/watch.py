@@ -219,7 +219,7 @@ class Watch:
             return
         cycle = self._note_swaps()
         try:
-            successor = connect(self.connection.name, self.pid)
+            successor = connect(cast("Connection", self.connection).label, self.pid)
         except AttachError:
             return  # it has ended
         self._poll_signals()  # the last samples of the former step
