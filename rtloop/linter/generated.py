@@ -6,19 +6,21 @@ import os
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rtloop.compiler.comments import read_extras
 from rtloop.compiler.cython_process import run_cython
 from rtloop.compiler.diagnostics import format_errors, read_cython
-from rtloop.errors import LintError
+from rtloop.errors import BuildError, LintError
 from rtloop.linter.c_source import Unit, read_unit
 from rtloop.process.environment import copy_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Generated", "Remark", "generate", "read_generated"]
+__all__ = ["Generated", "Remark", "generate", "read_generated", "with_sources"]
 
 _REMARK = re.compile(r"^(performance hint|warning): (.+?):(\d+):\d+: (.*)$", re.MULTILINE)
 _CPLUSPLUS = re.compile(r"^#\s*distutils:\s*language\s*=\s*c\+\+\s*$", re.MULTILINE)
@@ -42,7 +44,7 @@ class Generated(NamedTuple):
     unit : Unit
         The C.
     headers : list of Unit
-        The included headers of the project and of rtloop.
+        The included headers of the project and of rtloop, and C sources that the module names.
     remarks : list of Remark
         Cython's hints and warnings.
     folders : list of Path
@@ -100,7 +102,27 @@ def read_generated(source: Path, text: str, include: Sequence[str | os.PathLike[
     """Read the C that Cython has generated for a module, with or without #line directives; without its remarks."""
     folders = _folders(include)
     unit = read_unit(source, _LINE.sub("", text))
-    return Generated(unit, _headers(unit, [source.parent, *folders]), [], folders)
+    return Generated(unit, _headers([unit], [source.parent, *folders], source), [], folders)
+
+
+def with_sources(generated: Generated, source: Path) -> Generated:
+    """Add the C files that a module names (``# distutils: sources = FILE.c``), and the headers that these include.
+
+    A file that is missing is left out, and so is a function that several of the files define: it is not known which of
+    them is called. Calls of these are then listed as not examined.
+    """
+    try:
+        paths = [Path(path) for path in read_extras(source).sources if path.endswith(".c")]
+    except BuildError:  # a file that is still to be generated, or a comment that the build reports
+        return generated
+    units = [read_unit(path, path.read_text(encoding="utf-8", errors="replace")) for path in paths if path.is_file()]
+    counts = Counter(name for unit in units for name in unit.functions)
+    for unit in units:
+        unit.functions = {name: function for name, function in unit.functions.items() if counts[name] == 1}
+    headers = _headers(units, [source.parent, *generated.folders], source)
+    known = {unit.path.resolve() for unit in generated.headers}
+    more = [unit for unit in headers if unit.path.resolve() not in known]
+    return generated._replace(headers=[*units, *more, *generated.headers])
 
 
 def _folders(include: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -115,13 +137,13 @@ def _shorten(text: str) -> str:
     return "\n".join(lines if len(lines) <= 40 else [*lines[:36], f"... and {len(lines) - 36} lines more"])
 
 
-def _headers(unit: Unit, folders: list[Path]) -> list[Unit]:
+def _headers(units: list[Unit], folders: list[Path], main: Path) -> list[Unit]:
     """Read the included files that are in one of the folders, and those that they include."""
     found: dict[Path, Unit] = {}
-    waiting = [unit]
+    waiting = list(units)
     while waiting:
         one = waiting.pop()
-        beside = [one.path.parent] if one is not unit else []
+        beside = [one.path.parent] if one.path != main else []
         for name in one.includes:
             for folder in [*beside, *folders]:
                 path = Path(os.path.normpath(folder / name))

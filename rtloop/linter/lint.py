@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError
 from rtloop.linter.field_types import find_mistyped
-from rtloop.linter.generated import generate
+from rtloop.linter.generated import generate, with_sources
 from rtloop.linter.names import KINDS
-from rtloop.linter.reach import Code, walk
+from rtloop.linter.reach import CLASS_IN_CYTHON, IN_C, IN_CYTHON, METHOD_IN_CYTHON, Code, walk
 from rtloop.linter.suppressions import Source
 
 if TYPE_CHECKING:
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from rtloop.linter.reach import Found
 
 __all__ = ["Finding", "LintReport", "examine", "lint"]
+
+
+_EXAMINE = (
+    "examine it by itself (rtloop lint ITS.pyx -f NAME), write it inline in a .pxd, or read its code and "
+    "accept it by allow"
+)
+#: What can be done about a call that was not examined, by its reason.
+_FIXES_OF_UNSEEN = {
+    IN_C: "name its file (# distutils: sources = FILE.c), or read its code and accept it by allow",
+    IN_CYTHON: _EXAMINE,
+    METHOD_IN_CYTHON: _EXAMINE,
+    CLASS_IN_CYTHON: _EXAMINE,
+}
 
 
 @dataclass(frozen=True)
@@ -110,9 +123,9 @@ def lint(
 
     It follows the calls from ``enter``, ``step``, ``overrun``, ``wait``, ``leave``, ``on_peer_failure``, ``safe`` and
     ``take_over`` of every subclass of RTLoop in the file, through functions, methods, inline functions, verbatim blocks
-    and the headers of the project, and reports code that can take the GIL, count a reference, allocate, raise, wait, or
-    enter the kernel. What counts as a finding depends on the method: ``enter`` and ``leave`` may allocate and wait, and
-    ``wait`` may wait.
+    the headers of the project and the C files that it names (``# distutils: sources = FILE.c``), and reports code that
+    can take the GIL, count a reference, allocate, raise, wait, or enter the kernel. What counts as a finding depends on
+    the method: ``enter`` and ``leave`` may allocate and wait, and ``wait`` may wait.
 
     Parameters
     ----------
@@ -142,7 +155,9 @@ def lint(
     """
     allowed = set(allow)
     _check_names(allowed)
-    return examine(Path(path), generate(Path(path), include, directives or {}), allowed, functions)
+    source = Path(path)
+    generated = with_sources(generate(source, include, directives or {}), source)
+    return examine(source, generated, allowed, functions)
 
 
 def examine(
@@ -199,10 +214,7 @@ class _Book:
         return self._make(found, found.kind, kind.why, kind.fix)
 
     def unseen(self, found: Found) -> Finding:
-        fix = (
-            "examine it by itself (rtloop lint ITS.pyx -f NAME), write it inline in a .pxd, or read its code and "
-            "accept it by allow"
-        )
+        fix = _FIXES_OF_UNSEEN.get(found.kind, "read its code and accept it by allow")
         return self._make(found, "not-examined", found.kind, fix)
 
     def _make(self, found: Found, kind: str, why: str, fix: str) -> Finding:

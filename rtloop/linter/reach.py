@@ -15,8 +15,13 @@ from rtloop.settings import CALLBACKS
 if TYPE_CHECKING:
     from rtloop.linter.generated import Generated
 
-__all__ = ["Code", "Found", "Walk", "walk"]
+__all__ = ["CLASS_IN_CYTHON", "IN_C", "IN_CYTHON", "METHOD_IN_CYTHON", "Code", "Found", "Walk", "walk"]
 
+#: Reasons why a call was not examined.
+IN_C = "a C function whose source was not read"
+IN_CYTHON = "a function of another Cython module"
+METHOD_IN_CYTHON = "a method of a class of another Cython module"
+CLASS_IN_CYTHON = "a class of another Cython module, whose methods it inherits"
 _BASE = re.compile(r"struct __pyx_vtabstruct_(\w+) \{\s*struct __pyx_vtabstruct_(\w+) __pyx_base;")
 _TABLE = re.compile(r"^struct __pyx_vtabstruct_(\w+) \{(.*?)^\};", re.MULTILINE | re.DOTALL)
 _SLOT = re.compile(r"\(\*(\w+)\)\(")
@@ -198,7 +203,7 @@ class _Walker:
             self.find("system-call", event.name, place, chain)
         elif not re.match(r"__pyx_fp?_" + _OURS.pattern, event.name):
             cimported = event.name.startswith("__pyx_f")
-            how = "a function of another Cython module" if cimported else "a C function whose source was not read"
+            how = IN_CYTHON if cimported else IN_C
             self.not_seen(event.name, how, place, chain)
 
     def method(self, event: Event, place: Place, chain: tuple[str, ...]) -> None:
@@ -211,9 +216,7 @@ class _Walker:
             if function in code.functions:
                 self.visit(function, chain, place)
         if elsewhere and not _OURS.match(elsewhere):
-            self.not_seen(
-                f"{code.show(elsewhere)}.{event.name}", "a method of a class of another Cython module", place, chain
-            )
+            self.not_seen(f"{code.show(elsewhere)}.{event.name}", METHOD_IN_CYTHON, place, chain)
 
     def checked(self, event: Event, place: Place, chain: tuple[str, ...]) -> None:
         """Attribute a check for an exception after a call to the callee's declaration."""
@@ -302,5 +305,4 @@ def _inherited(walker: _Walker, cls: str) -> None:
         _, elsewhere = code.targets(cls, name)
         if elsewhere and not _OURS.match(elsewhere):
             place = Place(str(code.main.path), 1)
-            how = "a class of another Cython module, whose methods it inherits"
-            walker.not_seen(code.show(elsewhere), how, place, (code.show(cls),))
+            walker.not_seen(code.show(elsewhere), CLASS_IN_CYTHON, place, (code.show(cls),))

@@ -205,6 +205,34 @@ def test_headers_and_inline_functions_of_the_project_are_read(tmp_path: Path) ->
     ]
 
 
+def test_the_c_files_that_a_module_names_are_read(tmp_path: Path) -> None:
+    (tmp_path / "smooth.h").write_text("double smooth(double x);\ndouble both(double x);\n")
+    (tmp_path / "smooth.c").write_text(
+        '#include <stdlib.h>\n#include "smooth.h"\nstatic double scale(double x) { return 2 * x; }\n'
+        "double smooth(double x) {\n  free(malloc(8));\n  return scale(x);\n}\n"
+    )
+    path = tmp_path / "smoothing.pyx"
+    loop = (
+        "from rtloop cimport RT_CONTINUE, Cycle, RTLoop\n"
+        'cdef extern from "smooth.h" nogil:\n    double smooth(double x)\n    double both(double x)\n'
+        "cdef class Smoothing(RTLoop):\n    cdef int step(self, const Cycle *cycle) noexcept nogil:\n"
+        "        {}(cycle.t)\n        return RT_CONTINUE\n"
+    )
+    path.write_text(loop.format("smooth"))
+    (unseen,) = rtloop.lint(path).not_examined
+    assert unseen.names == ("smooth",) and "sources = FILE.c" in unseen.fix and ".pyx" not in unseen.fix
+    path.write_text("# distutils: sources = smooth.c\n" + loop.format("smooth"))
+    one = rtloop.lint(path)
+    assert {"smooth", "scale"} <= set(one.functions) and one.not_examined == ()
+    ((kind, file, line),) = {(finding.kind, finding.file, finding.line) for finding in one.findings}
+    assert (kind, Path(file).name, line) == ("allocation", "smooth.c", 5)
+
+    for name in ("a.c", "b.c"):
+        (tmp_path / name).write_text("static double both(double x) { return x; }\n")
+    path.write_text("# distutils: sources = a.c b.c gone.c\n" + loop.format("both"))
+    assert [one.names for one in rtloop.lint(path).not_examined] == [("both",)], "which of them is not known"
+
+
 def test_a_method_of_another_module_is_not_examined(tmp_path: Path) -> None:
     for name, text in {
         "tool.pxd": "cdef class Tool:\n    cdef int use(self) noexcept nogil\n    cdef int more(self) noexcept nogil\n",

@@ -38,7 +38,9 @@ def show_report(console: Console, report: LintReport) -> None:
             more = len(finding.called_at) - 4
             lines += f" and {more} more" * (more > 0)
             put("  ", (", ".join(finding.names), "bold"), f"  {finding.why}, called at {lines}")
-        put(("  fix  ", "green"), report.not_examined[0].fix, "\n")
+        for fix in dict.fromkeys(finding.fix for finding in report.not_examined):
+            put(("  fix  ", "green"), fix)
+        put()
     if report.accepted:
         put(("accepted", "bold"))
         for finding in report.accepted:
