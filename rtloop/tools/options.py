@@ -65,6 +65,8 @@ _ASKED = {
 }  # fmt: skip
 #: Settings whose option has another name.
 _RENAMED = {"lock_memory": "lock"}
+#: Options that are something else than the setting of the same name.
+_DIFFERENT = {"record"}
 _VALUE = r"'([^']*)'|\"([^\"]*)\"|[(\[]([^)\]]*?),?[)\]]|([\w.]+)"
 _SETTING = re.compile(rf"(?<![\w.-])({'|'.join(make_settings.__kwdefaults__ or ())})=(?:{_VALUE})?")
 
@@ -175,7 +177,7 @@ def as_options(text: str) -> str:
     context = click.get_current_context(silent=True)
     if context is None:
         return text
-    options = {one.name for one in context.command.params}
+    options = {one.name for one in context.command.params} - _DIFFERENT
 
     def as_option(found: re.Match[str]) -> str:
         name = _RENAMED.get(found[1], found[1])

@@ -308,6 +308,24 @@ def test_a_class_without_a_step_is_noticed(folder: Path) -> None:
     assert not has_no_step(slow), "of a class from elsewhere nothing is known"
 
 
+@pytest.mark.parametrize(("base", "leaf"), [("step", "stp"), ("stp", "step"), ("stp", "stp")])
+def test_a_step_and_a_constructor_are_looked_for_in_the_bases_of_the_file(folder: Path, base: str, leaf: str) -> None:
+    from rtloop.tools.run.target import Target, has_no_step
+
+    classes = "class State(rtloop.RTLoop):\n    def __init__(self, period, *, gain=1.0, **settings):\n"
+    classes += "        super().__init__(period, **settings)\n\nclass Servo(State): pass\n"
+    (folder / "servo.py").write_text(f"import rtloop\n\n{classes}")
+    found = find_target("servo.py")
+    code = "cdef class State(RTLoop):\n    cdef int {}(self): pass\n\n"
+    code += "cdef class Servo(State):\n    cdef int {}(self): pass\n"
+    (folder / "servo.pyx").write_text(code.format(base, leaf))
+    built: Any = object()
+    target = Target(found.thing, "Servo", found.module, folder / "servo.pyx", built)
+    assert has_no_step(target) is ("step" not in (base, leaf))
+    with pytest.raises(TargetError, match=r"constructor  Servo\(period, \*, gain=1\.0, \*\*settings\)"):
+        made("servo.py", gian=2.0)
+
+
 def test_the_live_line_says_what_matters() -> None:
     loop = made("steps.py:step", gain=0.1)
     assert describe_progress(loop.stats) == "0 cycles"

@@ -439,31 +439,32 @@ def _attributes(kind: type) -> list[str]:
 
 def _constructor(target: Target) -> str:
     """Return the constructor's parameters as the source has them; empty if it has none or is unknown."""
-    kind = target.thing
-    init = vars(kind).get("__init__")
+    kinds = [kind for kind in target.thing.__mro__ if kind not in RTLoop.__mro__ and "__init__" in vars(kind)]
+    init = vars(kinds[0])["__init__"] if kinds else None
     if inspect.isfunction(init):
         takes = inspect.signature(init)
         return str(takes.replace(parameters=list(takes.parameters.values())[1:]))[1:-1]
     if init is None or target.source is None:
         return ""
-    found = re.search(r"def __init__\(\s*self\s*,?\s*(.*?)\)\s*:", _code(target), re.DOTALL)
+    found = re.search(r"def __init__\(\s*self\s*,?\s*(.*?)\)\s*:", _code(target, kinds[0]), re.DOTALL)
     return " ".join(found[1].split()).rstrip(", ") if found else ""
 
 
-def _code(target: Target) -> str:
-    """Return the source of a class; empty if it is not known."""
+def _code(target: Target, kind: type) -> str:
+    """Return the source of a class of the target's file; empty if it is not known."""
     text = target.source.read_text(encoding="utf-8", errors="replace") if target.source else ""
-    head = rf"^(?:cdef )?class {target.thing.__name__}\b"
+    head = rf"^(?:cdef )?class {kind.__name__}\b"
     match = re.search(rf"{head}.*?(?=^[^\s#)]|\Z)", text, re.MULTILINE | re.DOTALL)
     return match[0] if match else ""
 
 
 def has_no_step(target: Target) -> bool:
-    """Return whether a class of a .pyx, derived directly from RTLoop, lacks a step or misspells it."""
-    if target.built is None or not _is_loop_class(target.thing) or target.thing.__base__ is not RTLoop:
+    """Return whether a class of a .pyx, derived from RTLoop by classes of the same file, has a step nowhere."""
+    if target.built is None or not _is_loop_class(target.thing):
         return False
-    code = _code(target)
-    return bool(code) and not re.search(r"^\s+cdef\s[^#\n]*\bstep\s*\(", code, re.MULTILINE)
+    codes = [_code(target, kind) for kind in target.thing.__mro__ if kind not in RTLoop.__mro__]
+    step = re.compile(r"^\s+cdef\s[^#\n]*\bstep\s*\(", re.MULTILINE)
+    return all(codes) and not any(map(step.search, codes))
 
 
 def _names(target: Target) -> Sequence[str]:
