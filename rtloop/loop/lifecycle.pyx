@@ -442,7 +442,7 @@ cdef class Control:
         return self._wait(None if timeout_ns is None else time.monotonic_ns() + timeout_ns, None)
 
     def make_overdue(self):
-        """Make the judge of the present run, which finds out whether a cycle does not end although the limit has passed.
+        """Make the judge of the present run: does a cycle not end although the limit has passed?
 
         A step may take a period, however long that is.
         """

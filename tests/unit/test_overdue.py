@@ -36,9 +36,10 @@ def hang_in(index: int, event: threading.Event) -> Callable[[rtloop.Cycle], None
     return step
 
 
-def test_a_step_that_hangs_ends_the_wait_of_a_run(ordinary: dict[str, Any]) -> None:
+@pytest.mark.parametrize("clock", ["monotonic", "realtime"])
+def test_a_step_that_hangs_ends_the_wait_of_a_run(ordinary: dict[str, Any], clock: Any) -> None:
     with held() as event:
-        loop = rtloop.PyLoop(hang_in(5, event), "2ms", name="servo", leave_timeout="300ms", **ordinary)
+        loop = rtloop.PyLoop(hang_in(5, event), "2ms", name="servo", clock=clock, leave_timeout="300ms", **ordinary)
         begin = time.monotonic()
         with pytest.raises(
             rtloop.StopTimeoutError, match="servo did not stop within 300 ms after the limit of its run"
