@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import warnings
 from contextlib import contextmanager
 from fractions import Fraction
@@ -41,6 +42,7 @@ __all__ = [
     "plot_option",
     "rate_option",
     "refusals_first",
+    "say_if_slow",
     "say_once",
     "to_duration",
     "to_exact_period",
@@ -232,6 +234,18 @@ def say_once() -> Callable[[str], None]:
         said.append(text)
 
     return say
+
+
+@contextmanager
+def say_if_slow(text: str, after_s: float = 1.0) -> Iterator[None]:
+    """Print a text on stderr if the block takes longer than `after_s` seconds."""
+    timer = threading.Timer(after_s, lambda: print(f"{text} (Ctrl-C ends)", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 explain_option = click.option(

@@ -15,7 +15,7 @@ import click
 from rtloop.errors import ConfigError, RtloopError, StateError
 from rtloop.live.value_text import format_limits, format_value, plain_value
 from rtloop.process.nap import nap
-from rtloop.tools.options import as_json_option, complete_loop, config_option
+from rtloop.tools.options import as_json_option, complete_loop, config_option, say_if_slow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,7 +154,8 @@ def _connect(name: str, pid: int | None, keys: str | None, config: str | None) -
         raise click.UsageError("--pid selects a process of this machine: with --zenoh, choose by KEYS")
     from rtloop import zenoh
 
-    return zenoh.connect(name, keys, config=config)
+    with say_if_slow(f"waiting for a bridge of {name} to answer for {keys}"):
+        return zenoh.connect(name, keys, config=config)
 
 
 def _signals(loop: Connection | RemoteConnection) -> Signals | RemoteSignals | None:

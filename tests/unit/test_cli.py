@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -190,3 +191,17 @@ cli.main()
         [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (130, "rtloop: interrupted\n")
+
+
+def test_a_long_wait_says_what_it_waits_for_and_a_short_one_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    from rtloop.tools.options import say_if_slow
+
+    with say_if_slow("waiting for a bridge", after_s=60):
+        pass
+    assert capsys.readouterr().err == ""
+    with say_if_slow("waiting for a bridge", after_s=0.01):
+        limit, said = time.monotonic() + 10, ""
+        while not said and time.monotonic() < limit:
+            time.sleep(0.01)
+            said = capsys.readouterr().err
+    assert said == "waiting for a bridge (Ctrl-C ends)\n"

@@ -346,7 +346,15 @@ def _watch(
     make_quietly = partial(_make_successor, None, request, settings)  # in the process of a rehearsal
     rehearsing = None if request.rehearse is None else Rehearsing(make_quietly, request.rehearse)
     trial = None if request.trial is None else f"{request.trial}ns"
-    return Watch(loop, found, examined, request.target, request.build, make, tell, rehearsing, trial, files)
+    name = request.target.partition(":")[0]
+
+    def tell_saved() -> None:
+        err.print(f"{name} was saved: compiling", markup=False, soft_wrap=True)
+
+    if not request.as_json:
+        err.print(f"watching {name}: the step of each save replaces the present one", markup=False, soft_wrap=True)
+    on_save = None if request.as_json else tell_saved
+    return Watch(loop, found, examined, request.target, request.build, make, tell, rehearsing, trial, files, on_save)
 
 
 def _make_successor(err: Console | None, request: Request, settings: dict[str, Any], found: Target) -> RTLoop:

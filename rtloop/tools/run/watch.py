@@ -89,15 +89,18 @@ class Watch:
         Time in which the loop goes back to the former law if the new one fails.
     files : SavedFiles, optional
         The file as it was before its compilation, so that a save during the compilation is detected.
+    on_save : callable, optional
+        Called for each save, before the compilation, which may take seconds.
     """
 
     def __init__(
         self, loop: RTLoop, found: Target, examined: Examined, target: str, build: Mapping[str, Any],
         make: Callable[[Target], RTLoop], tell: Callable[[Event], None], rehearsing: Rehearsing | None = None,
-        trial: Any = None, files: SavedFiles | None = None,
+        trial: Any = None, files: SavedFiles | None = None, on_save: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         assert found.built is not None
         self._loop, self._target, self._make, self._tell = loop, target, make, tell
+        self._on_save = on_save
         self._build = {**build, "force": False}
         self._name = target.partition(":")[0]
         self._files = SavedFiles(Path(self._name), _own(found.built.inputs))
@@ -162,6 +165,8 @@ class Watch:
 
     def _answer(self, saved: float) -> Event | None:
         """Compile the saved file, and swap. Returns the event; None if there is nothing to report."""
+        if self._on_save is not None:
+            self._on_save()
         try:
             source = self._read_source()  # before the compilation: a file that is saved during it is superseded
             revision = make_revision(self._target, self._build)

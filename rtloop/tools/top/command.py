@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtloop.tools.options import as_json_option, config_option, to_duration
+from rtloop.tools.options import as_json_option, config_option, say_if_slow, to_duration
 
 if TYPE_CHECKING:
     from rtloop.tools.top.sampler import Sample, Sampler
@@ -59,7 +60,8 @@ def top(interval: int, pid: int | None, name: str | None, keys: str | None, conf
         TopApp(sampler, interval / 1e9).run()
         return
     try:
-        sample = sampler.sample()
+        with nullcontext() if keys is None else say_if_slow(f"waiting for bridges to answer for {keys}"):
+            sample = sampler.sample()
         if as_json:
             click.echo(json.dumps(make_document(sample), indent=1))
         else:
