@@ -18,6 +18,7 @@ from rtloop.tools.new.command import FILES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PACKAGE = Path(rtloop.__file__).parent
 REFERENCE = "".join(path.read_text() for path in sorted((DOCS / "reference").glob("*.md")))
 PAGES = [
     *(path for path in sorted(DOCS.rglob("*.md")) if path.parent != DOCS / "examples"),  # those are made of the READMEs
@@ -72,7 +73,7 @@ def test_the_cython_reference_shows_and_describes_every_method() -> None:
     blocks = re.findall(r"literalinclude\} (\S+\.pxd)\n:language: cython\n:start-at: (.+)\n:end-before: (.+)\n", page)
     assert len(blocks) == 6
     for file, first, last in blocks:
-        source = (DOCS / "reference" / file).read_text()
+        source = (PACKAGE / file.removeprefix("../../rtloop/")).read_text()
         shown = source[source.index(first.strip('"')) :].partition(last)[0]
         public = METHOD.findall(re.split(r"_reserved_\w+\(self", source)[0])
         assert METHOD.findall(shown) == public, f"the page has to show the methods of {file}"
@@ -82,9 +83,9 @@ def test_the_cython_reference_shows_and_describes_every_method() -> None:
 
 def test_the_cython_reference_has_the_functions_of_memory_by_their_public_names() -> None:
     page = (DOCS / "reference" / "cython.md").read_text()
-    kernel = (ROOT / "rtloop" / "memory" / "kernel.pxd").read_text()
+    kernel = (PACKAGE / "memory" / "kernel.pxd").read_text()
     declared = dict(re.findall(r"^cdef int (\w+)(\(.*\)) noexcept nogil$", kernel, re.MULTILINE))
-    exported = re.findall(r"cimport (\w+) as (\w+)", (ROOT / "rtloop" / "memory" / "__init__.pxd").read_text())
+    exported = re.findall(r"cimport (\w+) as (\w+)", (PACKAGE / "memory" / "__init__.pxd").read_text())
     assert {inner for inner, _ in exported} == set(declared)
     assert all(f"\nint {name}{declared[inner]}\n" in page for inner, name in exported)
 
@@ -99,7 +100,7 @@ def test_the_table_of_exceptions_is_right() -> None:
 
 
 def test_the_guide_to_ci_lints_as_the_workflow_of_a_new_project_does() -> None:
-    template = ROOT / "rtloop" / "tools" / "new" / "template" / "workflow.yml.in"
+    template = PACKAGE / "tools" / "new" / "template" / "workflow.yml.in"
     lints = [
         [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("- run: rtloop lint")]
         for path in (DOCS / "how-to" / "test-in-ci.md", template)
