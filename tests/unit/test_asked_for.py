@@ -76,6 +76,12 @@ def test_explain_in_virtual_time_is_refused(target: str) -> None:
         assert result.exit_code == 2 and "in virtual time there is no kernel to trace" in result.stderr
 
 
+def test_options_that_do_nothing_in_virtual_time_are_named(target: str) -> None:
+    given = run_it(target, "--simulate", "--cycles", "3", "--guard", "count", "--cpu", "0", "--name", "pump")
+    assert given.exit_code == 0 and "there is no thread: --cpu, --guard will have no effect" in given.stderr
+    assert "no effect" not in run_it(target, "--simulate", "--cycles", "3", "--overrun", "catch-up").stderr
+
+
 def test_a_cpu_that_does_not_exist_is_a_wrong_command_line(target: str) -> None:
     for options in (("--cpu", "4095"), ("--cpu", "0,4095"), ("-p", "cpu=4095")):
         result = run_it(target, *EASY, *options)

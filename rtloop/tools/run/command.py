@@ -52,6 +52,8 @@ __all__ = ["NOT_KEPT", "Outcome", "Request", "run"]
 
 #: The exit code of --strict if a grant was refused, or not every cycle was on time.
 NOT_KEPT = 3
+#: Options about a thread, which a run in virtual time does not have.
+_OF_THREADS = ("priority", "policy", "cpu", "spin", "lock", "guard")
 #: Settings whose option has another name.
 _SETTINGS = {"lock": "lock_memory"}
 
@@ -289,6 +291,9 @@ def run(**options: Any) -> int:
     options["explain"] = explained(options.pop("explain"), options.pop("explain_above"))
     request = Request(**{name: options.pop(name) for name in own}, settings=options)
     request.check()
+    if request.simulate and (without := [name for name in _OF_THREADS if request.settings[name] is not None]):
+        names = ", ".join(f"--{name}" for name in without)
+        err.print(f"note: in virtual time there is no thread: {names} will have no effect", markup=False)
     if request.guard_alloc:
         from rtloop import guard
 
