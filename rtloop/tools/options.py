@@ -221,7 +221,10 @@ def refusals_first(asked: Collection[str], tell: Callable[[tuple[Grant, ...]], N
     with warnings.catch_warnings():
         warnings.simplefilter("always", RTSetupWarning)
         before, warnings.showwarning = warnings.showwarning, show
-        yield
+        try:
+            yield
+        finally:  # with context-aware warnings, catch_warnings does not restore it
+            warnings.showwarning = before
 
 
 def say_once() -> Callable[[str], None]:

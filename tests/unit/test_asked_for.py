@@ -61,11 +61,13 @@ def test_a_refusal_of_what_was_asked_for_comes_before_the_first_cycle(
 def test_a_refusal_of_what_was_not_asked_for_is_left_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     policy, cpu = Grant("policy", 80, 0, False, kind="priority"), Grant("cpu", 1, 0, False, kind="cpu")
     told: list[tuple[Grant, ...]] = []
+    shown = warnings.showwarning.__qualname__
     with refusals_first(["priority", "name"], told.append):
         warn_of_setup("degraded", (policy, cpu))
         warn_of_setup("degraded", (policy,))
         warn_of_setup("lost")
     assert told == [(policy,)], "once"
+    assert warnings.showwarning.__qualname__ == shown
     with pytest.warns(UserWarning, match="other"), refusals_first([], told.append):
         warnings.warn("other", UserWarning, stacklevel=1)
 
