@@ -155,7 +155,9 @@ def parse_exact_duration(
     if (result is not None and result < 0) or _is_negative(value):
         raise ConfigError(f"{shown} is negative; give {forms}")
     if result is None:
-        raise ConfigError(f"{shown} is not a duration{_unit_hint(value)}; give {forms}")
+        raise ConfigError(
+            f"{shown} is not a {'rate or a duration' if rate else 'duration'}{_unit_hint(value)}; give {forms}"
+        )
     nearest = _nearest(result)
     if nearest < minimum:
         least = "more than zero" if minimum == 1 else f"at least {format_duration(minimum)}"

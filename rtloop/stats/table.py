@@ -195,10 +195,14 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
         ]
         collections, longest, missed = collections_of(stats)
         if collections or missed:
+            noun = "collection" if collections == 1 else "collections"
             longest_text = f", the longest {format_duration(float(f'{longest:.2e}'))}" if collections else ""
             missed_text = f"; {missed:,} more not measured" if missed else ""
             facts.append(
-                ("garbage collector", f"{collections:,} collections in the process{longest_text}{missed_text}")
+                (
+                    "garbage collector",
+                    f"{collections:,} {noun} in the process{longest_text}{missed_text}",
+                )
             )
     if stats.guard:
         facts.append(("guards", stats.guard_sentence))

@@ -34,6 +34,7 @@ __all__ = [
     "check_picture",
     "complete_loop",
     "config_option",
+    "count_of",
     "exact_rate_option",
     "explain_above_option",
     "explain_option",
@@ -42,6 +43,7 @@ __all__ = [
     "plot_option",
     "rate_option",
     "refusals_first",
+    "running_names",
     "say_if_slow",
     "say_once",
     "to_duration",
@@ -75,13 +77,18 @@ _SETTING = re.compile(rf"(?<![\w.-])({'|'.join(make_settings.__kwdefaults__ or (
 
 def complete_loop(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the name of a running loop: for `shell_complete` of an argument or option."""
+    return sorted(name for name in running_names() if name.startswith(incomplete))
+
+
+def running_names() -> set[str]:
+    """Return the names of the running loops of this machine, also those that tell equal ones apart."""
     from rtloop.telemetry.attach import running
 
     names = set()
     for loop in running():
         with loop:
             names |= {loop.name, loop.label}
-    return sorted(name for name in names if name.startswith(incomplete))
+    return names
 
 
 def to_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -237,6 +244,11 @@ def say_once() -> Callable[[str], None]:
         said.append(text)
 
     return say
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 @contextmanager

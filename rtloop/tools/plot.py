@@ -86,7 +86,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | 
     figure.savefig(picture, format=form, dpi=150)
     write_output(target, picture.getvalue())
     if target != "-":
-        click.echo(f"Picture: {target}", err=True)
+        click.echo(f"wrote {target}", err=True)
 
 
 def draw_runs(runs: Sequence[Run], kind: str) -> Figure:

@@ -141,7 +141,7 @@ def test_a_missing_extra_is_named(missing: str, args: list[str], extra: str) -> 
         (["nothing"], "No such command"),
         (["demo", "--duration", "10"], "is not a duration"),
         (["demo", "--duration", "0s"], "must be more than zero"),
-        (["demo", "--rate", "1kHzz"], "is not a duration"),
+        (["demo", "--rate", "1kHzz"], "is not a rate or a duration"),
         (["demo", "--rate", "1MHz"], "must be at least 2 us"),
         (["demo", "--duration", "1ms", "--rate", "1kHz"], "less than four cycles"),
         (["demo", "--seed", "-1"], "--seed"),
@@ -191,6 +191,11 @@ cli.main()
         [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (130, "rtloop: interrupted\n")
+
+
+def test_a_file_of_another_format_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("record", "nobody", "-o", "run.txt") == 2
+    assert "run.txt: the name must end in .npy" in capsys.readouterr().err
 
 
 def test_a_long_wait_says_what_it_waits_for_and_a_short_one_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ pytest.importorskip("rich", reason="rtloop top needs rtloop[top]")
 
 from rtloop.tools.cli import main
 from rtloop.tools.top import command, view
-from rtloop.tools.top.sampler import Sampler, difference
+from rtloop.tools.top.sampler import Sample, Sampler, difference
 
 PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None, "record": 64}
 
@@ -514,3 +514,12 @@ def test_missed_cycles_of_a_device_take_the_place_of_nominal_ones(probes: Any, s
     assert column.value(row) == row.stats.device_missed > 0
     text = view.facts(row).plain
     assert f"missed (device) {row.stats.device_missed:,} " in text and "missed (nominal) " in text
+
+
+def test_many_blocks_of_one_process_with_one_fault_are_one_line() -> None:
+    fault = "it is of version 3, and this rtloop reads version 4"
+    faulty = {f"/proc/7/fd/{number}": fault for number in range(11)} | {"/proc/8/fd/3": "it is damaged"}
+    assert view.notes(Sample([], 0, faulty, [])) == [
+        f"process 7: 11 blocks are not readable: {fault}",
+        "/proc/8/fd/3: not readable: it is damaged",
+    ]

@@ -90,7 +90,7 @@ def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) 
         from rtloop.tools.demo.plot import draw_trials
 
         draw_trials(trials, plot)
-        err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
+        err.print(f"wrote {plot}", highlight=False, soft_wrap=True)
 
 
 class _Progress:

@@ -174,7 +174,7 @@ def latency(
         )
         if plot is not None:
             draw({stats.name: stats.latency for stats in run.stats}, plot)
-            err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
+            err.print(f"wrote {plot}", highlight=False, soft_wrap=True)
         if as_json:
             click.echo(json.dumps(make_document(run, asked, kind), indent=1))
         else:
@@ -248,7 +248,7 @@ def _compare(
     document = print_comparison(None if as_json else out, pairs, ours, histogram=histogram)
     if plot is not None:
         draw(join_pairs(pairs), plot)
-        err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
+        err.print(f"wrote {plot}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps({**_head(asked, kind), "cpu": cpu, **document}, indent=1))
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from rtloop.tools.options import as_json_option, complete_loop, config_option, to_duration
@@ -75,6 +77,8 @@ def record(
         raise click.UsageError(
             "--before, --after, --events and --keep belong to --trigger: give --trigger EXPR as well"
         )
+    if Path(output).suffix not in (".npy", ".npz", ".csv", ".mcap"):
+        raise click.BadParameter(f"{output}: the name must end in .npy, .npz, .csv or .mcap", param_hint="--output")
     if keys is not None:
         if name is not None or pid is not None or trigger is not None:
             raise click.UsageError("NAME, --pid and --trigger select from this machine's loops: leave out --zenoh")

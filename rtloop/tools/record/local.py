@@ -16,6 +16,7 @@ from rtloop.live.signal_set import HEAD
 from rtloop.process.nap import nap
 from rtloop.telemetry.description import clean
 from rtloop.tools.interruption import noted_signals
+from rtloop.tools.options import count_of
 from rtloop.tools.record.event_files import EventFiles
 from rtloop.tools.record.flight_recorder import FlightRecorder
 from rtloop.tools.record.sample_stream import SampleStream
@@ -166,14 +167,15 @@ def _report(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return
+    samples = count_of(document["records"], "sample")
     lost = f", {document['lost']:,} lost" if document["lost"] else ""
     if "path" in document:
-        click.echo(f"{document['path']}: {document['records']:,} samples of {len(document['signals'])} signals{lost}")
+        click.echo(f"{document['path']}: {samples} of {count_of(len(document['signals']), 'signal')}{lost}")
         return
     for event in document["events"]:
-        click.echo(f"{event['path']}: {event['records']:,} samples")
+        click.echo(f"{event['path']}: {count_of(event['records'], 'sample')}")
     removed = f", the files of {document['removed']:,} of them removed" if document["removed"] else ""
-    click.echo(f"{document['written']} events in {document['records']:,} samples{lost}{removed}")
+    click.echo(f"{count_of(document['written'], 'event')}{removed}; {samples} examined{lost}")
     happened = ", ".join(f"{count:,} {name}" for name, count in document["counts"].items() if count)
     if happened:
         click.echo(f"events of the loop: {happened}")

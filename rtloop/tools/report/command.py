@@ -37,4 +37,4 @@ def report(runs: tuple[str, ...], output: str | None, worst: int) -> None:
     target = output or f"{Path(runs[0]).stem}.html"
     write_output(target, make_page(load_runs(runs), worst=worst))
     if target != "-":
-        click.echo(f"Report: {target}", err=True)
+        click.echo(f"wrote {target}", err=True)

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from rtloop.tools.interruption import default_handlers, noted_signals
-from rtloop.tools.options import config_option, say_once, to_duration
+from rtloop.tools.options import config_option, running_names, say_once, to_duration
 
 if TYPE_CHECKING:
     from rtloop.tools.scope.sources import Source
@@ -112,6 +112,8 @@ def scope(
 
     def ready() -> None:
         print(f"Open {address}\nCtrl-C ends.", file=sys.stderr, flush=True)
+        if name is not None and source is None and name not in running_names():
+            print(f"No loop of the name {name!r} runs yet; the page shows it as soon as it does.", file=sys.stderr)
         if host not in _LOCAL:
             print("warning: other machines can connect, and what is sent is not encrypted.", file=sys.stderr)
 

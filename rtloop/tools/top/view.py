@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -392,8 +393,19 @@ def notes(sample: Sample) -> list[str]:
     """Return a sentence for each loop that could not be read, and the warnings."""
     from rtloop.telemetry.denied import describe_denied_count
 
-    lines = [f"{path}: not readable: {fault}" for path, fault in list(sample.faulty.items())[:_MOST_FAULTS]]
-    more = len(sample.faulty) - len(lines)
+    alike: dict[tuple[str, str], list[str]] = {}  # a process may have many blocks with one fault, as another version
+    for path, fault in sample.faulty.items():
+        process = re.match(r"/proc/(\d+)/fd/", path)
+        fault = fault.removeprefix(f"{path}: ")
+        alike.setdefault((f"process {process[1]}" if process else path, fault), []).append(path)
+    lines = []
+    for (place, fault), paths in list(alike.items())[:_MOST_FAULTS]:
+        lines.append(
+            f"{paths[0]}: not readable: {fault}"
+            if len(paths) == 1
+            else f"{place}: {len(paths)} blocks are not readable: {fault}"
+        )
+    more = sum(map(len, list(alike.values())[_MOST_FAULTS:]))
     lines += [f"{more} more could not be read."] if more else []
     lines += [describe_denied_count(sample.denied) + "."] if sample.denied else []
     return [*lines, *(f"warning: {text}." for text in sample.warnings)]
