@@ -81,7 +81,7 @@ def walk(page: Path, root: Path, *, set_up: bool = False, timeout: float = 600) 
     for i, (command, shown) in enumerate(commands):
         pictures = [f"cp {name} .walked-{name}" for name in shown if not name.endswith(".txt")]
         script += f"printf '\\n{MARK}{i}\\n'; " + "\n".join([f"{command}\nprintf '\\n{MARK}%s' $?", *pictures]) + "\n"
-    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "PYTHONPATH")} | {"TERM": "dumb"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TERM": "dumb", "COLUMNS": "80"}
     done = subprocess.run(
         ["bash", "-c", script], cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rtloop.errors import RtloopError
-from rtloop.tools.options import to_duration, to_period
+from rtloop.tools.options import make_out, to_duration, to_period
 from rtloop.units import format_duration, format_rate
 
 __all__ = ["doctor"]
@@ -52,9 +52,7 @@ def doctor(
     if duration < 20 * rate:
         raise click.BadParameter(f"{format_duration(duration)} is less than 20 cycles", param_hint="--duration")
     if form is None:
-        from rich.console import Console
-
-        console = Console()
+        console = make_out()
     machine = Machine()
     checks = examine(machine, gather(machine))
     measured: dict[str, Any] | None = None

@@ -10,7 +10,7 @@ import warnings
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
@@ -21,6 +21,8 @@ from rtloop.units import parse_duration, parse_period
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+
+    from rich.console import Console
 
     from rtloop.stats.stats import Stats
     from rtloop.system.grant import Grant
@@ -40,6 +42,7 @@ __all__ = [
     "explain_option",
     "explained",
     "explanation_text",
+    "make_out",
     "plot_option",
     "rate_option",
     "refusals_first",
@@ -55,6 +58,8 @@ __all__ = [
 #: Type of an option that names a file to write.
 OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
+#: Columns of a console whose lines are not wrapped.
+_UNWRAPPED = 2000
 #: Number of explanations that are printed.
 _MOST_EXPLAINED = 20
 _FORMS = (
@@ -244,6 +249,25 @@ def say_once() -> Callable[[str], None]:
         said.append(text)
 
     return say
+
+
+class _WithoutTrailingBlanks:
+    """Standard output, with lines that end without blanks."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def make_out() -> Console:
+    """Return a console on stdout; a file or a pipe gets lines that are not wrapped and end without blanks."""
+    from rich.console import Console
+
+    if sys.stdout.isatty() or {"COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
+        return Console()
+    return Console(file=cast("IO[str]", _WithoutTrailingBlanks()), width=_UNWRAPPED)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -198,6 +198,25 @@ def test_a_file_of_another_format_is_a_wrong_command_line(capsys: pytest.Capture
     assert "run.txt: the name must end in .npy" in capsys.readouterr().err
 
 
+def test_prose_in_a_file_is_not_wrapped_and_no_line_ends_with_blanks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.table import Table
+
+    from rtloop.tools.options import make_out
+
+    for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    out, prose = make_out(), "word " * 60 + "end"
+    out.print(prose)
+    table = Table("a", "b", box=None)
+    table.add_row("1", "longer")
+    table.add_row("1", "2")
+    out.print(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == prose and len(lines) == 4 and lines == [line.rstrip(" ") for line in lines]
+
+
 def test_a_long_wait_says_what_it_waits_for_and_a_short_one_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     from rtloop.tools.options import say_if_slow
 

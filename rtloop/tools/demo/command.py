@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtloop.tools.options import check_picture, to_duration, to_period
+from rtloop.tools.options import check_picture, make_out, to_duration, to_period
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) 
         raise click.BadParameter(f"{format_duration(duration)} is less than four cycles", param_hint="--duration")
     if plot is not None:
         check_picture(plot)
-    out, err = Console(), Console(stderr=True)
+    out, err = make_out(), Console(stderr=True)
     if not as_json:
         out.print(
             f"Three times {format_duration(duration)} at {format_rate(rate)}: a pole of 10 cm on a cart in another"

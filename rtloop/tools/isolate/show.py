@@ -81,7 +81,9 @@ def print_table(console: Console, isolation: Isolation) -> None:
 
     cpus = format_cpu_list(isolation.cpus)
     rest = format_cpu_list(isolation.request.housekeeping)
-    console.print(f"CPU {cpus} is isolated as {isolation.group}; all other work runs on {rest}", highlight=False)
+    console.print(
+        f"CPU {cpus} is isolated as {isolation.group}; all other work runs on {rest}", highlight=False, soft_wrap=True
+    )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "asked", "was", "now", ""):
         table.add_column(name, overflow="fold")

@@ -24,6 +24,7 @@ from rtloop.tools.options import (
     explain_option,
     explained,
     explanation_text,
+    make_out,
     plot_option,
     rate_option,
     refusals_first,
@@ -161,7 +162,7 @@ def latency(
         settings["priority"] = priority
     if (why := explained(explain, explain_above)) is not None:
         settings["explain"] = why
-    out, err = Console(), Console(stderr=True)
+    out, err = make_out(), Console(stderr=True)
     plan = f"{format_rate(rate)} for {format_duration(duration, 1)}, load {kind}"
     if not as_json:
         out.print(f"An empty loop at {plan}." + (f" {PAIRS} times in turn with cyclictest." if compare else ""))
