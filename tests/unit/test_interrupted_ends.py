@@ -276,7 +276,8 @@ def test_ctrl_c_that_asyncio_has_given_back_ends_loops_below_a_main_loop_in_c(sc
         while not is_in_c() and time.monotonic() < deadline: time.sleep(0.001)
         while loop.leaves == 0 and time.monotonic() < deadline:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
+            again = time.monotonic() + 2
+            while loop.leaves == 0 and time.monotonic() < again: time.sleep(0.01)
         print(loop.leaves, flush=True)
         libc.pthread_mutex_unlock(mutex)
     try:

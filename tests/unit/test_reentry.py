@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sysconfig
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,8 @@ def test_a_finalizer_may_stop_a_loop_at_any_collection_of_garbage(script: Script
             break
     print(loop.state, wanted > 1)
     """), timeout=60)  # fmt: skip
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and done.stdout == "stopped False\n":
+        pytest.skip("a free-threaded Python collects garbage after many more allocations, here not at all")
     assert done.stdout == "stopped True\n", done.stdout + done.stderr
 
 
