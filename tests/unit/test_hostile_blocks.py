@@ -410,6 +410,7 @@ def test_blocks_that_are_never_whole_cost_top_little_and_less_and_less(genuine: 
             assert max(counts) <= 3, "each costs a tenth of a second"
             assert sum(counts[8:]) < sum(counts[:4])
         lines = notes(sample)
-        assert len(lines) == 6 and lines[-1].endswith("more could not be read.")
+        assert 1 <= len(lines) <= 2, "one for each process and reason"
+        assert all(f"process {os.getpid()}" in line or f"/proc/{os.getpid()}/" in line for line in lines), lines
     finally:
         sampler.close()
