@@ -104,8 +104,8 @@ def test_a_loop_in_another_process_that_hangs_ends_the_wait_of_a_run(
 ) -> None:
     (tmp_path / "far_step.py").write_text("import time\ndef step(cycle):\n    if cycle.index == 5: time.sleep(60)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    loop = rtloop.ProcessLoop("far_step:step", "2ms", name="far", leave_timeout="200ms", **ordinary)
-    with pytest.raises(rtloop.StopTimeoutError, match="far did not stop within 200 ms after the limit"):
+    loop = rtloop.ProcessLoop("far_step:step", "2ms", name="overdue", leave_timeout="200ms", **ordinary)
+    with pytest.raises(rtloop.StopTimeoutError, match="overdue did not stop within 200 ms after the limit"):
         loop.run("60ms")
     assert loop.state == "failed"
 
