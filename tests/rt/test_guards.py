@@ -326,7 +326,8 @@ def test_another_process_reads_the_counts(guilty: ModuleType, dispatch: None) ->
         deadline = time.monotonic() + 20
         while loop.stats.guard["system_calls"] == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
-        code = "import rtloop; s = rtloop.attach(name='guarded'); print(s.guard['system_calls'], s.guard['unlisted'])"
+        attach = f"rtloop.attach(pid={os.getpid()}, name='guarded')"  # another test may have a loop of that name
+        code = f"import rtloop; s = {attach}; print(s.guard['system_calls'], s.guard['unlisted'])"
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "1 {'system call': 1}\n", done.stderr
 

@@ -114,7 +114,7 @@ def test_top_and_the_shell_know_a_loop_by_the_name_of_its_group_too(grouped: int
 
 def test_attach_gives_the_stats_of_a_loop_in_another_process(start: Start) -> None:
     process = start("loop = start('far', '2ms', overrun='shift', max_burst=3)")
-    assert eventually(lambda: rtloop.attach(name="far").latency.count > 20)
+    assert eventually(lambda: rtloop.attach(pid=process.pid).latency.count > 20)
     stats = rtloop.attach(pid=process.pid)
     assert isinstance(stats, rtloop.Stats)
     assert (stats.name, stats.state) == ("far", "running")
@@ -128,20 +128,20 @@ def test_attach_gives_the_stats_of_a_loop_in_another_process(start: Start) -> No
 
 
 def test_stats_of_another_process_print_save_and_load(start: Start, tmp_path: Path) -> None:
-    start("loop = start('far')")
-    stats = rtloop.attach(name="far")
+    process = start("loop = start('far')")
+    stats = rtloop.attach(pid=process.pid, name="far")
     assert "far: 500 Hz" in str(stats) and "used of" not in str(stats) and "forks" not in str(stats)
     assert rtloop.Stats.load(stats.save(tmp_path / "far")) == stats
     assert stats.forks is None and stats.stack.high_water is None
 
 
 def test_a_loop_with_a_wait_of_its_own_is_told_as_such(start: Start, probe_path: Path) -> None:
-    start(f"""
+    process = start(f"""
     sys.path.insert(0, {str(probe_path)!r})
     import probes
     loop = start("paced", kind=probes.Paced)
     """)
-    assert rtloop.attach(name="paced").has_own_wait
+    assert rtloop.attach(pid=process.pid).has_own_wait
 
 
 def test_a_loop_of_this_process_is_found_as_well() -> None:
@@ -309,11 +309,11 @@ def test_nothing_is_held_after_an_attach(start: Start) -> None:
     def held() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("memfd:rtloop")
 
-    start("loop = start('held')")
-    rtloop.attach(name="held")
+    process = start("loop = start('held')")
+    rtloop.attach(pid=process.pid, name="held")
     before = held()
     for _ in range(20):
-        rtloop.attach(name="held")
+        rtloop.attach(pid=process.pid, name="held")
         with pytest.raises(rtloop.AttachError):
             rtloop.attach(name="nobody")
     assert held() == before
