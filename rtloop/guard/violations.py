@@ -28,7 +28,7 @@ _FUNCTIONS = ("malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc"
               "pvalloc", "reallocarray")  # fmt: skip
 #: A fault so soon after a fork is most likely the first write to a page that the fork made copy-on-write.
 _AFTER_FORK_NS = 1_000_000_000
-#: What calls the dynamic linker on purpose.
+#: Functions that call the dynamic linker on purpose.
 _LINKER_CALLS = ("dlopen", "dlmopen", "dlclose", "dlsym", "dlvsym", "dladdr", "dladdr1", "dlinfo", "dl_iterate_phdr",
                  "_dl_find_object")  # fmt: skip
 _NOT_USERS = ("libc.so", "libc-", "ld-linux", "ld-", "libpthread", "libm.so", "libstdc++", "libgcc_s", "libpython",

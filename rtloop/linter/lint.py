@@ -27,7 +27,7 @@ _EXAMINE = (
     "examine it by itself (rtloop lint ITS.pyx -f NAME), write it inline in a .pxd, or read its code and "
     "accept it by allow"
 )
-#: What can be done about a call that was not examined, by its reason.
+#: Fix for a call that was not examined, by the reason.
 _FIXES_OF_UNSEEN = {
     IN_C: "name its file (# distutils: sources = FILE.c), or read its code and accept it by allow",
     IN_CYTHON: _EXAMINE,

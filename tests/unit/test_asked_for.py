@@ -1,4 +1,4 @@
-"""What was asked for on a command line and cannot be had: named before the first cycle, in the words of that line."""
+"""Refusals of requests on a command line: named before the first cycle, in the words of that line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a signal handler, a finalizer or an audit hook may call, whatever it has interrupted in rtloop."""
+"""Calls that a signal handler, a finalizer or an audit hook may make, wherever it has interrupted rtloop."""
 
 from __future__ import annotations
 
