@@ -59,7 +59,7 @@ def wait_all(controls: Sequence[Control | ChildMember], deadline: int | None) ->
                 judge.look()
             if overdue.is_over:
                 control.request_stop()
-                error = error or failure.overdue_error(control.settings)
+                error = error or failure.overdue_error(control.settings.name, overdue.limit_ns)
                 have_all_ended = False
                 break
     return have_all_ended, error

@@ -618,7 +618,7 @@ cdef class Control:
             self._failure.raise_if_failed()
         elif overdue.is_over:
             self.request_stop()
-            raise overdue_error(self.settings)
+            raise overdue_error(self.settings.name, overdue.limit_ns)
         return has_ended
 
     def end_after(self, interrupt):

@@ -26,7 +26,7 @@ class Overdue:
     """
 
     def __init__(self, read_progress: Callable[[], object], limit_ns: int) -> None:
-        self._read_progress, self._limit_ns = read_progress, limit_ns
+        self._read_progress, self.limit_ns = read_progress, limit_ns
         self._progress: object = None
         self._waited_ns = 0
         self._now_ns, self._used_ns = time.monotonic_ns(), time.process_time_ns()
@@ -46,4 +46,4 @@ class Overdue:
     @property
     def is_over(self) -> bool:
         """True if the last look found the run overdue."""
-        return self._progress is not None and self._waited_ns >= self._limit_ns
+        return self._progress is not None and self._waited_ns >= self.limit_ns

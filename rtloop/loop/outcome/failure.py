@@ -232,10 +232,9 @@ def stop_timeout_error(name: str, timeout_ns: int, since: str = "") -> StopTimeo
     )
 
 
-def overdue_error(settings: Settings) -> StopTimeoutError:
-    """Make the exception for a loop that does not end although the limit of its run has passed."""
-    timeout_ns = max(settings.leave_timeout_ns, settings.period_ns)
-    return stop_timeout_error(settings.name, timeout_ns, " after the limit of its run")
+def overdue_error(name: str, timeout_ns: int) -> StopTimeoutError:
+    """Make the exception for a loop that has not ended this long after the limit of its run."""
+    return stop_timeout_error(name, timeout_ns, " after the limit of its run")
 
 
 def describe(error: BaseException) -> str:
